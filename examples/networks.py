@@ -1,0 +1,103 @@
+"""Small Keras 3 networks for the examples and benchmarks."""
+
+import keras
+from keras import layers
+
+
+def small_resnet(input_shape, classes, widths=(16, 32, 64), blocks=1, name=None):
+    """A residual network; about 78,000 weights with the default widths.
+
+    Args:
+        input_shape: The shape of one image, `(height, width, channels)`.
+        classes: How many logits to return.
+        widths: Channels of each stage; every stage but the first halves the image.
+        blocks: Residual blocks per stage.
+        name: The model's name.
+
+    Returns:
+        A Functional model from images to logits.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = _conv(inputs, widths[0], name="stem")
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            x = _residual(x, width, strides, name=f"stage{stage}_block{block}")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name=name or "small_resnet")
+
+
+def resnet20(input_shape, classes):
+    """The 20-layer residual network for 32x32 images (He et al., 2016)."""
+    return small_resnet(input_shape, classes, blocks=3, name="resnet20")
+
+
+def small_vit(input_shape, classes, patch=4, width=64, depth=4, heads=4):
+    """A vision transformer; about 200,000 weights by default.
+
+    Args:
+        input_shape: The shape of one image; `patch` divides height and width.
+        classes: How many logits to return.
+        patch: The side of a square patch, in pixels.
+        width: The size of a token.
+        depth: How many transformer blocks.
+        heads: Attention heads per block.
+
+    Returns:
+        A Functional model from images to logits.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = layers.Conv2D(width, patch, strides=patch, name="patches")(inputs)
+    tokens = (input_shape[0] // patch) * (input_shape[1] // patch)
+    x = layers.Reshape((tokens, width), name="tokens")(x)
+    x = PositionEmbedding(name="positions")(x)
+    for block in range(depth):
+        x = _transformer_block(x, width, heads, name=f"block{block}")
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name="small_vit")
+
+
+@keras.saving.register_keras_serializable(package="smart_tf_examples")
+class PositionEmbedding(layers.Layer):
+    """Adds a learned vector to every token."""
+
+    def build(self, input_shape):
+        self.position = self.add_weight(
+            shape=input_shape[1:], initializer="random_normal", name="position"
+        )
+
+    def call(self, inputs):
+        return inputs + self.position
+
+
+def _conv(x, width, strides=1, size=3, activation="relu", name=None):
+    x = layers.Conv2D(
+        width, size, strides=strides, padding="same", use_bias=False, name=name
+    )(x)
+    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    return layers.Activation(activation, name=f"{name}_act")(x) if activation else x
+
+
+def _residual(x, width, strides, name):
+    shortcut = x
+    if strides != 1 or x.shape[-1] != width:
+        shortcut = _conv(x, width, strides, 1, None, f"{name}_shortcut")
+    x = _conv(x, width, strides, name=f"{name}_conv0")
+    x = _conv(x, width, activation=None, name=f"{name}_conv1")
+    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    return layers.Activation("relu", name=f"{name}_act")(x)
+
+
+def _transformer_block(x, width, heads, name):
+    y = layers.LayerNormalization(name=f"{name}_norm0")(x)
+    attention = layers.MultiHeadAttention(
+        heads, width // heads, name=f"{name}_attention"
+    )
+    x = layers.Add(name=f"{name}_add0")([x, attention(y, y)])
+    y = layers.LayerNormalization(name=f"{name}_norm1")(x)
+    y = layers.Dense(4 * width, activation="gelu", name=f"{name}_up")(y)
+    y = layers.Dense(width, name=f"{name}_down")(y)
+    return layers.Add(name=f"{name}_add1")([x, y])

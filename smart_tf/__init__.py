@@ -1,0 +1,36 @@
+"""smart_tf: block, channel and N:M pruning for Keras, learned by SMART.
+
+Separate, dynamic, differentiable: every block of weights gets a logit of its own,
+a soft top-k over the logits of all layers masks the weights while both are trained,
+and a falling temperature makes the masks hard.
+"""
+
+from smart_tf import export, flavours, methods, structures
+from smart_tf.callbacks import SmartPruningCallback
+from smart_tf.flavours.keras3 import PrunableLayer
+from smart_tf.layouts import Layout, register_prunable
+from smart_tf.pruner import Pruner
+from smart_tf.pruning import prune, strip_pruning
+from smart_tf.report import PruningReport, report
+from smart_tf.schedules import TemperatureSchedule
+from smart_tf.topk import soft_topk
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Layout",
+    "PrunableLayer",
+    "Pruner",
+    "PruningReport",
+    "SmartPruningCallback",
+    "TemperatureSchedule",
+    "export",
+    "flavours",
+    "methods",
+    "prune",
+    "register_prunable",
+    "report",
+    "soft_topk",
+    "strip_pruning",
+    "structures",
+]

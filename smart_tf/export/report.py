@@ -1,0 +1,128 @@
+"""What an export reports, and how it prints."""
+
+import dataclasses
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+
+class ExportError(RuntimeError):
+    """A model that did not survive its conversion; no file was left behind."""
+
+
+def render(*parts, width=100):
+    """Print tables and lines of text into one string."""
+    console = Console(file=io.StringIO(), width=width)
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+    lines = console.file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorRow:
+    """One weight tensor of an exported file.
+
+    Attributes:
+        name: The tensor's name in the file.
+        shape: Its shape in the file.
+        dtype: Its stored type.
+        zero_fraction: The share of exact zeros.
+        source: The pruned Keras weight whose zeros it keeps, or `""`.
+    """
+
+    name: str
+    shape: tuple
+    dtype: str
+    zero_fraction: float
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What `to_tflite` wrote; prints as a table.
+
+    Attributes:
+        path: The file.
+        quantize: How it was quantized, or `None`.
+        bytes: The size of the file.
+        gzip_bytes: Its size after gzip, as an app store or firmware image ships it.
+        tensors: A `TensorRow` per weight tensor.
+        lost: The pruned Keras weights whose zeros are not in the file.
+        max_difference: The largest absolute difference between an output of the
+            file and of the Keras model.
+        relative_difference: The same, as a share of the largest output.
+        samples: On how many inputs they were compared.
+    """
+
+    path: str
+    quantize: str | None
+    bytes: int
+    gzip_bytes: int
+    tensors: tuple
+    lost: tuple
+    max_difference: float
+    relative_difference: float
+    samples: int
+
+    @property
+    def zero_fraction(self):
+        """The share of exact zeros among all the numbers in the table."""
+        sizes = [_size(row.shape) for row in self.tensors]
+        zeros = [
+            size * row.zero_fraction
+            for size, row in zip(sizes, self.tensors, strict=True)
+        ]
+        return sum(zeros) / max(sum(sizes), 1)
+
+    @property
+    def pattern_kept(self):
+        """Whether every zero of the Keras model's kernels is a zero in the file."""
+        return not self.lost
+
+    def to_dict(self):
+        """The report as plain numbers, strings, lists and dicts."""
+        result = dataclasses.asdict(self)
+        result["tensors"] = [
+            {**row, "shape": list(row["shape"])} for row in result["tensors"]
+        ]
+        result["lost"] = list(self.lost)
+        result["zero_fraction"] = self.zero_fraction
+        result["pattern_kept"] = self.pattern_kept
+        return result
+
+    def table(self):
+        """The per-tensor rows as a `rich` table."""
+        table = Table(title=f"{self.path} ({self.quantize or 'float32'})")
+        table.add_column("tensor", overflow="ellipsis", no_wrap=True, max_width=44)
+        table.add_column("shape", no_wrap=True)
+        table.add_column("type")
+        table.add_column("zeros", justify="right")
+        for row in self.tensors:
+            shape = "x".join(map(str, row.shape))
+            name = row.source or row.name
+            table.add_row(name, shape, row.dtype, f"{row.zero_fraction:.1%}")
+        return table
+
+    def summary(self):
+        """Sizes and differences, in three lines."""
+        kept = "all kept" if self.pattern_kept else f"LOST in {', '.join(self.lost)}"
+        return (
+            f"{self.bytes:,} bytes, {self.gzip_bytes:,} gzipped; "
+            f"{self.zero_fraction:.1%} zeros\n"
+            f"largest difference to the Keras model: {self.max_difference:.3g} "
+            f"({self.relative_difference:.3g} of the largest output, "
+            f"{self.samples} samples)\n"
+            f"zeros of the pruned weights: {kept}"
+        )
+
+    def __str__(self):
+        return render(self.table(), self.summary())
+
+
+def _size(shape):
+    size = 1
+    for length in shape:
+        size *= length
+    return size

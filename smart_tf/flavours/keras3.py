@@ -1,0 +1,267 @@
+"""`PrunableLayer` for Keras 3."""
+
+import inspect
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from smart_tf import methods, structures
+from smart_tf.masking import MaskedLayer
+from smart_tf.optimizer import MaskRouting
+
+
+@keras.saving.register_keras_serializable(package="smart_tf")
+class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
+    """Runs a layer on masked kernels, and learns the masks.
+
+    The wrapped layer is any layer with something prunable in it, however deeply
+    nested: built-in layers with a kernel, layers with `get_prunable_weights()`,
+    composite layers, `MultiHeadAttention`. It is called untouched, on masked
+    values of its own variables.
+
+    The wrapper takes the wrapped layer's name, so that `model.get_layer` and the
+    names of outputs stay as they were.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([
+        keras.Input((784,)),
+        smart_tf.PrunableLayer(keras.layers.Dense(64), "8x4", sparsity=0.8),
+        keras.layers.Dense(10),
+    ])
+    ```
+
+    Args:
+        layer: The `keras.layers.Layer` to wrap; may be unbuilt.
+        structure: Structure name or object, see `smart_tf.structures.get`.
+        sparsity: Float in [0, 1), fraction of the weights that goes. May be left
+            out for N:M structures.
+        method: Method name or object, see `smart_tf.methods.get`.
+        schedule: `TemperatureSchedule`; `SmartPruningCallback` sets it.
+        max_layer_sparsity: Float, fraction of the blocks of one kernel that may go
+            at most; by default 0.98, or halfway from `sparsity` to 1. The last
+            block of a kernel always stays.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If an argument is out of range, or, when it is built, if the
+            layer has nothing that the structure fits.
+        TypeError: If an argument has a wrong type.
+    """
+
+    def __init__(
+        self,
+        layer,
+        structure="16x8",
+        sparsity=None,
+        method="smart",
+        schedule=None,
+        max_layer_sparsity=None,
+        **kwargs,
+    ):
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                "smart_tf needs Keras on TensorFlow. "
+                f"Received: keras.backend.backend()='{keras.backend.backend()}'"
+            )
+        if getattr(layer, "is_pruning_wrapper", False):
+            raise ValueError(
+                f"Argument `layer` is wrapped for pruning already. Received: {layer}"
+            )
+        if isinstance(layer, keras.layers.Layer):
+            kwargs.setdefault("name", layer.name)
+            kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+        self._configure(structure, sparsity, method, schedule, max_layer_sparsity)
+        self._call_like(layer)
+
+    def _call_like(self, layer):
+        """Takes arguments as the wrapped layer does: names, masks, no casting."""
+        parameters = dict(inspect.signature(layer.call).parameters)
+        self._passes_training = "training" in parameters or any(
+            p.kind is p.VAR_KEYWORD for p in parameters.values()
+        )
+        if "training" not in parameters:
+            training = inspect.Parameter(
+                "training", inspect.Parameter.KEYWORD_ONLY, default=None
+            )
+            last = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
+            rest = [p for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+            parameters = {p.name: p for p in [*rest, training, *last]}
+        self._call_signature = inspect.Signature(list(parameters.values()))
+        self.call_signature_parameters = list(parameters)
+        self._call_has_training_arg = True
+        self._call_has_mask_arg = "mask" in parameters
+        self._convert_input_args = layer._convert_input_args
+        self._allow_non_tensor_positional_args = (
+            layer._allow_non_tensor_positional_args
+        )
+        self.supports_masking = layer.supports_masking
+        self.supports_jit = layer.supports_jit
+
+    def _maybe_build(self, call_spec):
+        # Only the wrapped layer knows which of its arguments its `build` wants.
+        if not self.layer.built:
+            self.layer._maybe_build(call_spec)
+            self.layer.built = True
+        super()._maybe_build(call_spec)
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        if not self.weight_masks:
+            self._create_masks()
+
+    def build_around_built(self):
+        """Makes the masks now, around a layer that is built already."""
+        if self.layer.built and not self.built:
+            self.build()
+
+    def get_build_config(self):
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config):
+        if not self.layer.built and config["layer"]:
+            self.layer.build_from_config(config["layer"])
+        self.build_around_built()
+
+    def call(self, *args, training=None, **kwargs):
+        masked = [(w.variable, v) for w, v in self._masked_kernels(training)]
+        if self._passes_training:
+            kwargs["training"] = training
+        scope = keras.StatelessScope(state_mapping=masked, collect_losses=True)
+        with scope:
+            if scope.original_scope is not None:
+                # An enclosing scope has values of its own for the other variables.
+                scope.state_mapping = {
+                    **scope.original_scope.state_mapping,
+                    **scope.state_mapping,
+                }
+            outputs = self.layer(*args, **kwargs)
+        self._keep_updates(scope, {id(v) for v, _ in masked})
+        return outputs
+
+    def _keep_updates(self, scope, masked):
+        """Statistics, seeds and losses of the wrapped layer land in the scope."""
+        for variable in self.layer.variables:
+            value = scope.get_current_value(variable)
+            if value is not None and id(variable) not in masked:
+                variable.assign(value)
+        for loss in scope.losses:
+            self.add_loss(loss)
+
+    def compute_output_spec(self, *args, **kwargs):
+        if not self._passes_training:
+            kwargs.pop("training", None)
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, *args, **kwargs):
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def __getattr__(self, name):
+        # A model that reads `self.conv.filters` goes on working when wrapped.
+        if name.startswith("_") or name == "layer":
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+    def get_config(self):
+        return {**super().get_config(), **self.pruning_config()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["structure"] = structures.get(config["structure"])
+        config["method"] = methods.get(config["method"])
+        return super().from_config(config, custom_objects)
+
+    def _add_variable(self, name, value, trainable=False):
+        return self.add_weight(
+            shape=value.shape,
+            initializer=lambda shape, dtype: tf.constant(value, dtype),
+            dtype=value.dtype.name,
+            trainable=trainable,
+            autocast=False,
+            aggregation="mean" if trainable else "only_first_replica",
+            name=name,
+        )
+
+    def _set_constraint(self, variable, constraint):
+        variable.constraint = constraint
+
+
+@keras.saving.register_keras_serializable(package="smart_tf")
+class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
+    """Keras 3 optimizer with a part for the weights and a part for the mask logits.
+
+    `SmartPruningCallback` puts it around the model's optimizer; in a custom loop
+    `smart_tf.Pruner.wrap_optimizer` does.
+
+    Args:
+        weights_optimizer: `keras.optimizers.Optimizer`, not built yet.
+        mask_optimizer: `keras.optimizers.Optimizer`, not built yet.
+        peak_rate: Float, the weights' largest learning rate.
+        mask_rate: Float, the logits' largest learning rate, or None if the mask
+            optimizer has a schedule of its own.
+        name: String, or None.
+    """
+
+    def __init__(
+        self,
+        weights_optimizer,
+        mask_optimizer,
+        peak_rate=None,
+        mask_rate=None,
+        name=None,
+    ):
+        super().__init__(learning_rate=0.0, name=name)
+        self._configure(weights_optimizer, mask_optimizer, peak_rate, mask_rate)
+
+    def apply(self, grads, trainable_variables=None):
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        self.apply_gradients(list(zip(grads, trainable_variables, strict=True)))
+
+    @staticmethod
+    def _serialize(optimizer):
+        return keras.saving.serialize_keras_object(optimizer)
+
+    @staticmethod
+    def _deserialize(config, custom_objects):
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+
+
+LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
+
+TRACKING_ATTRIBUTES = ("_layers", "_metrics", "_tracker")
+"""Where a layer keeps its own book of its parts."""
+
+
+def is_model(layer):
+    return isinstance(layer, keras.Model)
+
+
+def is_graph_model(model):
+    """Whether a model is made of a graph of layers, and can be cloned."""
+    return isinstance(model, (keras.Sequential, Functional))
+
+
+def clone_graph_model(model, replace):
+    """Clones a Functional or Sequential model around `replace(layer)`."""
+    return keras.models.clone_model(model, clone_function=replace)
+
+
+def set_attribute(model, name, value):
+    """Sets an attribute of a built model, without the tracking of a second layer."""
+    object.__setattr__(model, name, value)
+
+
+def set_tracked_layers(model, replaced):
+    """Puts the new layers where the old ones stood in the model's own list."""
+    for layer in list(model._layers):
+        new = replaced.get(id(layer), layer)
+        if new is not layer:
+            model._tracker.replace_tracked_value("layers", layer, new)

@@ -1,0 +1,301 @@
+"""The mask of one kernel, and what a pruning wrapper of either flavour does."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from smart_tf import layouts, methods, structures
+from smart_tf.ranking import (
+    FROZEN,
+    NOT_STARTED,
+    SEARCHING,
+    Ranking,
+    SearchState,
+)
+from smart_tf.schedules import TemperatureSchedule
+
+LOGITS = "mask_logits"
+
+
+def is_mask_logit(variable):
+    """Whether a variable (of either flavour) holds mask logits."""
+    return variable.name.split("/")[-1].startswith(LOGITS)
+
+
+@dataclasses.dataclass(eq=False)
+class WeightMask:
+    """The mask of one prunable kernel.
+
+    Attributes:
+        weight: The `layouts.PrunableWeight`.
+        structure: The `structures.Structure` that cuts it into blocks.
+        method: The `methods.Method`.
+        sparsity: Fraction of this kernel's weights that leaves the common budget.
+        max_sparsity: Fraction of this kernel's blocks that may go at most.
+        logits: Trainable variable of the grid's shape, `m` in the paper, or None.
+        mask: Variable of the grid's shape, 1 where a block stays; all ones until
+            the freeze.
+        user_constraint: The constraint that the kernel had before.
+    """
+
+    weight: layouts.PrunableWeight
+    structure: structures.Structure
+    method: methods.Method
+    sparsity: float
+    max_sparsity: float
+    logits: Any
+    mask: Any
+    user_constraint: Any = None
+
+    def __post_init__(self):
+        shape = tuple(self.weight.variable.shape)
+        self.costs = self.structure.costs(shape, self.layout)
+
+    @property
+    def layout(self):
+        return self.weight.layout
+
+    def floor(self):
+        """How many blocks stay at least: never none."""
+        return max(1, math.ceil((1.0 - self.max_sparsity) * self.costs.size - 1e-9))
+
+    def scores(self):
+        """Block magnitudes, float64, of the grid's shape."""
+        return self.structure.scores(self.weight.variable.numpy(), self.layout)
+
+    def final_scores(self):
+        return self.method.final_scores(self)
+
+    def masked(self, weights, state):
+        """The kernel as the layer sees it in this phase.
+
+        After the search nothing here depends on the logits, so that no mask
+        gradient is computed.
+        """
+        return tf.cond(
+            tf.equal(state.phase, SEARCHING),
+            lambda: self.method.masked(weights, self, state),
+            lambda: self.structure.apply(
+                weights,
+                tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
+                self.layout,
+            ),
+        )
+
+    def expanded(self, mask):
+        """A mask of the grid's shape, spread over the kernel."""
+        shape = tuple(self.weight.variable.shape)
+        return self.structure.expand(mask, shape, self.layout)
+
+    def freeze(self, keep):
+        """Fixes the mask at `keep` (boolean, grid's shape) and zeroes the rest."""
+        self.mask.assign(keep.astype(np.float32))
+        self.fold()
+
+    def fold(self):
+        """Writes the mask's zeros into the kernel."""
+        kernel = self.weight.variable
+        keep = np.asarray(self.expanded(self.mask.numpy())) > 0
+        kernel.assign(np.where(keep, kernel.numpy(), 0))
+
+    def project(self, weights, phase):
+        """The kernel's constraint: what is pruned stays zero whatever the optimizer.
+
+        Momentum and weight decay move pruned weights too. As a constraint this
+        runs inside every optimizer update, so that checkpoints are sparse whoever
+        writes them, and whenever.
+        """
+        weights = tf.convert_to_tensor(weights)
+        if self.user_constraint is not None:
+            weights = tf.convert_to_tensor(self.user_constraint(weights))
+
+        def zero_pruned():
+            keep = self.expanded(tf.convert_to_tensor(self.mask)) > 0
+            return tf.where(keep, weights, tf.zeros_like(weights))
+
+        return tf.cond(tf.equal(phase, FROZEN), zero_pruned, lambda: weights)
+
+
+class MaskedLayer:
+    """Mixin: everything about a pruning wrapper that both flavours share.
+
+    The flavour's class provides `layer` (the wrapped layer), `_add_variable` and
+    `_set_constraint`, and runs `layer` on the tensors of `_masked_kernels`.
+    """
+
+    is_pruning_wrapper = True
+
+    def _configure(self, structure, sparsity, method, schedule, max_layer_sparsity):
+        self.structure = structures.get(structure)
+        self.method = methods.get(method)
+        self.sparsity = resolve_sparsity(sparsity, self.structure)
+        self.max_layer_sparsity = resolve_floor(max_layer_sparsity, self.sparsity)
+        if isinstance(schedule, dict):
+            schedule = TemperatureSchedule.from_config(schedule)
+        self.schedule = schedule
+        self.weight_masks = []
+        self.ranking = None
+        self.driven = False
+        self._warned = False
+
+    def pruning_config(self):
+        """What the wrapper was made with, ready for JSON."""
+        return {
+            "structure": structures.serialize(self.structure),
+            "sparsity": self.sparsity,
+            "method": self.method.get_config(),
+            "schedule": self.schedule.get_config() if self.schedule else None,
+            "max_layer_sparsity": self.max_layer_sparsity,
+        }
+
+    def _create_masks(self):
+        """Makes the masks' variables, once the wrapped layer is built."""
+        weights = layouts.prunable_weights(self.layer)
+        for weight in weights:
+            reason = self.structure.supports(tuple(weight.variable.shape), weight.layout)
+            if reason is None:
+                self.weight_masks.append(self._create_mask(weight))
+        if not self.weight_masks:
+            raise ValueError(
+                f"Layer '{self.layer.name}' (of type {type(self.layer).__name__}) has "
+                f"no weights that can be pruned with structure '{self.structure}': "
+                f"{layouts.why_not(self.layer) or 'no kernel that it fits'}."
+            )
+        self.search_state = self._add_variable(
+            "search_state", np.array([0, 1, 0, 0], np.float32)
+        )
+        self.pruning_step = self._add_variable(
+            "pruning_step", np.array(NOT_STARTED, np.int64)
+        )
+        for index, mask in enumerate(self.weight_masks):
+            mask.user_constraint = mask.weight.variable.constraint
+            self._set_constraint(
+                mask.weight.variable, _Projection(self, mask, steps=index == 0)
+            )
+        Ranking([self]).initialise_logits()
+
+    def _create_mask(self, weight):
+        grid = self.structure.grid_shape(tuple(weight.variable.shape), weight.layout)
+        number = len(self.weight_masks)
+        suffix = f"_{number}" if number else ""
+        logits = None
+        if self.method.has_logits and self.structure.is_global:
+            logits = self._add_variable(
+                LOGITS + suffix, np.zeros(grid, np.float32), trainable=True
+            )
+        mask = self._add_variable("mask" + suffix, np.ones(grid, np.float32))
+        return WeightMask(
+            weight,
+            self.structure,
+            self.method,
+            self.sparsity,
+            self.max_layer_sparsity,
+            logits,
+            mask,
+        )
+
+    def _masked_kernels(self, training):
+        """`[(PrunableWeight, tensor)]`: what the layer is to run on."""
+        if training:
+            self._warn_if_nobody_drives()
+            packed = self.ranking.state_for(self)
+            self.search_state.assign(packed)
+        else:
+            packed = tf.convert_to_tensor(self.search_state)
+        state = SearchState.unpack(packed)
+        return [
+            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), state))
+            for m in self.weight_masks
+        ]
+
+    def _warn_if_nobody_drives(self):
+        if self._is_driven() or self._warned:
+            return
+        for layer in self.ranking.layers:
+            layer._warned = True
+        with tf.init_scope():
+            frozen = self.ranking.phase == FROZEN
+        if not frozen:
+            warnings.warn(
+                "A model with pruning wrappers is being trained, but nothing drives "
+                "the pruning: its masks will not be searched nor frozen. Pass "
+                "`smart_tf.SmartPruningCallback` to `fit`, or step it in your own "
+                "training loop.",
+                stacklevel=2,
+            )
+
+    def _is_driven(self):
+        return self.driven
+
+    def mask_variables(self):
+        """The variables that the wrapper adds to those of the wrapped layer."""
+        pairs = [(m.logits, m.mask) for m in self.weight_masks]
+        own = [v for pair in pairs for v in pair if v is not None]
+        return [*own, self.search_state, self.pruning_step]
+
+    def release(self):
+        """Gives the wrapped layer its own constraints back."""
+        for mask in self.weight_masks:
+            self._set_constraint(mask.weight.variable, mask.user_constraint)
+
+
+class _Projection:
+    """A kernel's constraint: keeps pruned weights at zero, and counts the updates."""
+
+    def __init__(self, layer, mask, steps):
+        self._layer, self._mask, self._steps = layer, mask, steps
+
+    def __call__(self, weights):
+        layer = self._layer
+        if self._steps:
+            step = tf.convert_to_tensor(layer.pruning_step)
+            layer.pruning_step.assign(step + tf.cast(step > NOT_STARTED, step.dtype))
+            layer.ranking.step_done()
+        phase = tf.convert_to_tensor(layer.search_state)[0]
+        return self._mask.project(weights, phase)
+
+
+def resolve_sparsity(sparsity, structure):
+    """The sparsity as a float, checked; an N:M structure brings its own."""
+    own = None
+    if isinstance(structure, structures.NM):
+        own = 1.0 - structure.keep / structure.of
+    if sparsity is None:
+        if own is None:
+            raise ValueError(
+                "Argument `sparsity` must be given: the fraction of the weights that "
+                f"goes, in [0, 1). Received: sparsity=None, structure='{structure}'"
+            )
+        return own
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float, np.number)):
+        raise TypeError(
+            "Argument `sparsity` must be a float in [0, 1). "
+            f"Received: sparsity={sparsity!r} (of type {type(sparsity).__name__})"
+        )
+    if not 0.0 <= sparsity < 1.0:
+        raise ValueError(
+            f"Argument `sparsity` must be in [0, 1). Received: sparsity={sparsity}"
+        )
+    if own is not None and not math.isclose(sparsity, own):
+        raise ValueError(
+            f"Structure '{structure}' keeps {structure.keep} of {structure.of} weights, "
+            f"which is a sparsity of {own:g}: leave argument `sparsity` out. "
+            f"Received: sparsity={sparsity}"
+        )
+    return float(sparsity)
+
+
+def resolve_floor(max_layer_sparsity, sparsity):
+    """The largest sparsity of any kernel: by default 0.98, or halfway to 1."""
+    if max_layer_sparsity is None or max_layer_sparsity is ...:
+        return max(0.98, (1.0 + sparsity) / 2)
+    if not sparsity <= max_layer_sparsity <= 1.0:
+        raise ValueError(
+            "Argument `max_layer_sparsity` must be between `sparsity` and 1. "
+            f"Received: max_layer_sparsity={max_layer_sparsity}, sparsity={sparsity}"
+        )
+    return float(max_layer_sparsity)

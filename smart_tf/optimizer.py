@@ -1,0 +1,162 @@
+"""An optimizer of their own for the mask logits, inside a plain `compile`/`fit`."""
+
+import numpy as np
+
+from smart_tf.masking import is_mask_logit
+
+
+class MaskRouting:
+    """Mixin: an optimizer that sends the logits to one optimizer, the rest to another.
+
+    The logits never see weight decay, clipping or moments that were meant for the
+    weights. A mask optimizer with a plain number as learning rate follows the decay
+    of the weights' one: its rate is `number * rate(now) / peak_rate`. One with a
+    `LearningRateSchedule` keeps to it.
+
+    The flavour's class gives `_serialize` and `_deserialize`, and its own base.
+    """
+
+    def _configure(self, weights_optimizer, mask_optimizer, peak_rate, mask_rate):
+        self.weights_optimizer = weights_optimizer
+        self.mask_optimizer = mask_optimizer
+        self.peak_rate = peak_rate
+        self.mask_rate = mask_rate
+
+    def build(self, variables):
+        if getattr(self, "_parts_built", False):
+            return
+        variables = list(variables)
+        for optimizer, part in self._parts([(v, v) for v in variables]):
+            optimizer.build([v for _, v in part])
+        super().build(variables)
+        self._parts_built = True
+
+    def apply_gradients(self, grads_and_vars, **kwargs):
+        """Updates weights and logits, each with its own optimizer.
+
+        Args:
+            grads_and_vars: Iterable of `(gradient, variable)`.
+            **kwargs: As the flavour's optimizers take them.
+
+        Returns:
+            The iterations of the weights' optimizer.
+        """
+        pairs = list(grads_and_vars)
+        self.build([v for _, v in pairs])
+        self._follow_decay()
+        for optimizer, part in self._parts(pairs):
+            if any(gradient is not None for gradient, _ in part):
+                optimizer.apply_gradients(part, **kwargs)
+        return self.iterations
+
+    def _parts(self, pairs):
+        logits = [pair for pair in pairs if is_mask_logit(pair[1])]
+        weights = [pair for pair in pairs if not is_mask_logit(pair[1])]
+        return [(self.weights_optimizer, weights), (self.mask_optimizer, logits)]
+
+    def _follow_decay(self):
+        if self.mask_rate is None or not self.peak_rate:
+            return
+        now = self.weights_optimizer.learning_rate
+        self.mask_optimizer.learning_rate = now * (self.mask_rate / self.peak_rate)
+
+    @property
+    def variables(self):
+        return [*self.weights_optimizer.variables, *self.mask_optimizer.variables]
+
+    # Both parts are saved as children; there is nothing else to save.
+    def save_own_variables(self, store):
+        pass
+
+    def load_own_variables(self, store):
+        pass
+
+    @property
+    def learning_rate(self):
+        return self.weights_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        self.weights_optimizer.learning_rate = value
+
+    @property
+    def iterations(self):
+        return self.weights_optimizer.iterations
+
+    def scale_loss(self, loss):
+        return self.weights_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list):
+        self.weights_optimizer.finalize_variable_values(
+            [v for v in var_list if not is_mask_logit(v)]
+        )
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "weights_optimizer": self._serialize(self.weights_optimizer),
+            "mask_optimizer": self._serialize(self.mask_optimizer),
+            "peak_rate": self.peak_rate,
+            "mask_rate": self.mask_rate,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for part in ("weights_optimizer", "mask_optimizer"):
+            config[part] = cls._deserialize(config[part], custom_objects)
+        return cls(**config)
+
+
+def set_optimizer(model, optimizer):
+    """Replaces the optimizer of a compiled model, in what it saves of itself too.
+
+    `compile` would do so as well, but would also reset metrics and graphs that a
+    running `fit` holds.
+    """
+    model.optimizer = optimizer
+    if hasattr(model, "_compile_config"):
+        model._compile_config.config["optimizer"] = optimizer
+
+
+def fresh_copy(optimizer):
+    """A copy with the same settings, not bound to any variables yet."""
+    return type(optimizer).from_config(optimizer.get_config())
+
+
+def transfer(source, target):
+    """Carries over what a built optimizer has learnt of its variables.
+
+    Args:
+        source: Built optimizer.
+        target: Optimizer of the same kind, built on a part of the same variables.
+    """
+    key = "path" if hasattr(next(iter(source.variables), None), "path") else "name"
+    known = {getattr(v, key): v for v in source.variables}
+    for variable in target.variables:
+        if getattr(variable, key) in known:
+            variable.assign(known[getattr(variable, key)].numpy())
+
+
+def peak_learning_rate(optimizer):
+    """The largest learning rate of a run: what a mask's rate is relative to.
+
+    A schedule does not tell where its warm-up ends, so it is tried at updates up to
+    a million.
+
+    Args:
+        optimizer: Optimizer of either flavour.
+
+    Returns:
+        Float.
+    """
+    if constant_learning_rate(optimizer) is not None:
+        return constant_learning_rate(optimizer)
+    updates = np.unique(np.geomspace(1, 1e6, 300, dtype=int)) - 1
+    return max(float(optimizer._learning_rate(step)) for step in updates)
+
+
+def constant_learning_rate(optimizer):
+    """The learning rate as a float, or None where it is a schedule."""
+    rate = optimizer.get_config()["learning_rate"]
+    return None if isinstance(rate, dict) else float(rate)

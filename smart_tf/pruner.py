@@ -1,0 +1,185 @@
+"""Drives the phases of algorithm 1, in `fit` or in a loop of the user's own."""
+
+from smart_tf import flavours
+from smart_tf.optimizer import (
+    constant_learning_rate,
+    fresh_copy,
+    peak_learning_rate,
+    transfer,
+)
+from smart_tf.ranking import DENSE, FROZEN, NOT_STARTED, Ranking
+
+
+class Pruner:
+    """Takes a pruned model through pre-training, search and fine-tuning.
+
+    The temperature falls inside the training graph, with every optimizer update.
+    What happens once is done here, between two updates: the logits start from the
+    weights' magnitudes when the search begins, and the masks freeze when it ends.
+
+    Example of a custom training loop:
+
+    ```python
+    pruner = smart_tf.Pruner(pruned, TemperatureSchedule(0, 1000))
+    optimizer = pruner.wrap_optimizer(keras.optimizers.Adam(1e-3))
+    pruner.start()
+    for x, y in batches:
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, pruned(x, training=True))
+        weights = pruned.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        pruner.step()
+    ```
+
+    Args:
+        model: A model from `smart_tf.prune`, or one with `PrunableLayer`s in it.
+        schedule: `TemperatureSchedule`, or None to go on with the one that the
+            model was saved with.
+
+    Raises:
+        ValueError: If the model has no pruning wrappers.
+    """
+
+    def __init__(self, model, schedule=None):
+        layers = flavours.wrappers(model)
+        if not layers:
+            raise ValueError(
+                "Argument `model` has no pruning wrappers: call `smart_tf.prune` on "
+                f"it first. Received: model={model!r}"
+            )
+        self.ranking = Ranking(layers)
+        self.layers = layers
+        self.flavour = flavours.of(layers[0])
+        self.schedule = schedule or layers[0].schedule
+        self._updates_at_most = 0
+        self._starts_without_logits = False
+
+    @property
+    def phase(self):
+        """`ranking.DENSE`, `SEARCHING` or `FROZEN`."""
+        return self.ranking.phase
+
+    @property
+    def is_frozen(self):
+        return self.phase == FROZEN
+
+    def start(self):
+        """Begins, or goes on where a restored model stood.
+
+        Raises:
+            ValueError: If there is no schedule.
+        """
+        if self.schedule is None:
+            raise ValueError(
+                "Argument `schedule` must be a `TemperatureSchedule`: the model has "
+                "none of its own. Received: schedule=None"
+            )
+        for layer in self.layers:
+            layer.schedule = self.schedule
+            layer.driven = True
+        if self.ranking.step == NOT_STARTED:
+            for layer in self.layers:
+                layer.pruning_step.assign(0)
+        self._updates_at_most = self.ranking.step
+        self._starts_without_logits = self._updates_at_most <= self.schedule.begin_step
+        self._advance()
+
+    def step(self, updates=1):
+        """To be called after optimizer updates.
+
+        Args:
+            updates: Integer, how many updates there were since the last call.
+        """
+        self._updates_at_most += updates
+        self._advance()
+
+    def _advance(self):
+        # Reading a variable would wait for the device, so only near a milestone.
+        begin, end = self.schedule.begin_step, self.schedule.end_step
+        due = begin if self._starts_without_logits else end
+        if self._updates_at_most < due or self.is_frozen:
+            return
+        self._updates_at_most = step = self.ranking.step
+        if self._starts_without_logits and step >= begin:
+            self._starts_without_logits = False
+            self.ranking.initialise_logits()
+        if step >= end:
+            self.ranking.freeze()
+
+    def wrap_optimizer(self, optimizer, mask_optimizer=None):
+        """An optimizer that trains the logits apart from the weights.
+
+        Args:
+            optimizer: The weights' optimizer. What it has learnt of the weights is
+                kept; the object itself is not used any further.
+            mask_optimizer: None for the method's own (SGD with momentum, following
+                the decay of the weights' learning rate), `"same"` for a copy of
+                `optimizer` without weight decay, or an optimizer.
+
+        Returns:
+            A `PruningOptimizer`; `optimizer` itself if it is one already or if the
+            method has no logits.
+        """
+        has_logits = any(m.logits is not None for m in self.ranking.masks)
+        if isinstance(optimizer, self.flavour.PruningOptimizer) or not has_logits:
+            return optimizer
+        if not isinstance(optimizer, self.flavour.keras.optimizers.Optimizer):
+            raise TypeError(
+                "Argument `optimizer` must be an optimizer of the model's Keras, and "
+                f"not a legacy one. Received: {optimizer!r}"
+            )
+        if isinstance(optimizer, self.flavour.LossScaleOptimizer):
+            inner = self.wrap_optimizer(optimizer.inner_optimizer, mask_optimizer)
+            return self.flavour.LossScaleOptimizer(inner)
+        mask_optimizer = self._mask_optimizer(optimizer, mask_optimizer)
+        weights_optimizer = fresh_copy(optimizer)
+        wrapped = self.flavour.PruningOptimizer(
+            weights_optimizer,
+            mask_optimizer,
+            peak_rate=peak_learning_rate(weights_optimizer),
+            mask_rate=constant_learning_rate(mask_optimizer),
+        )
+        if int(optimizer.iterations) > 0:
+            kernels = [v for v in optimizer._trainable_variables]
+            wrapped.build(kernels)
+            transfer(optimizer, weights_optimizer)
+        return wrapped
+
+    def _mask_optimizer(self, optimizer, mask_optimizer):
+        if mask_optimizer is None:
+            config = self.layers[0].method.mask_optimizer_config()
+            optimizers = self.flavour.keras.optimizers
+            mask_optimizer = getattr(optimizers, config["class_name"])(
+                **config["config"]
+            )
+            accumulation = getattr(optimizer, "gradient_accumulation_steps", None)
+            if accumulation:
+                mask_optimizer.gradient_accumulation_steps = accumulation
+        elif isinstance(mask_optimizer, str) and mask_optimizer == "same":
+            mask_optimizer = fresh_copy(optimizer)
+            mask_optimizer.weight_decay = None
+        elif isinstance(mask_optimizer, self.flavour.keras.optimizers.Optimizer):
+            mask_optimizer = fresh_copy(mask_optimizer)
+        else:
+            raise TypeError(
+                'Argument `mask_optimizer` must be None, "same" or an optimizer of '
+                f"the model's Keras. Received: {mask_optimizer!r}"
+            )
+        scale = getattr(optimizer, "loss_scale_factor", None)
+        if scale is not None:
+            mask_optimizer.loss_scale_factor = scale
+        return mask_optimizer
+
+    def finish(self):
+        """After the last update: what averaging of weights may have undone."""
+        if self.is_frozen:
+            for mask in self.ranking.masks:
+                mask.fold()
+
+    def metrics(self):
+        """Dict of floats for a training log: temperature, and how sparse."""
+        state = self.layers[0].search_state.numpy()
+        logs = {"sparsity": self.ranking.sparsity()}
+        if self.phase != DENSE:
+            logs["temperature"] = float(state[1])
+        return logs

@@ -1,0 +1,223 @@
+"""`prune` and `strip_pruning`: into the wrappers, and out of them again."""
+
+import re
+
+from smart_tf import flavours, layouts, methods, structures
+from smart_tf.masking import resolve_floor, resolve_sparsity
+from smart_tf.optimizer import fresh_copy, set_optimizer
+from smart_tf.ranking import FROZEN, Ranking
+from smart_tf.rewrite import parts, rewrite
+from smart_tf.subclassed import mark, unmark
+
+
+def prune(
+    model,
+    sparsity=None,
+    structure="16x8",
+    method="smart",
+    filters=None,
+    budget="weights",
+    max_layer_sparsity=None,
+    schedule=None,
+):
+    """Prepares a trained model for pruning.
+
+    The returned model is compiled and fitted as usual, with
+    `SmartPruningCallback`. Like tfmot's, it SHARES its variables with `model`:
+    training it trains them. Functional and Sequential models are cloned around the
+    same layers; the layers of a subclassed model are wrapped in place, and it is
+    itself returned.
+
+    Layers with `trainable=False` and layers without anything that fits the
+    structure are left alone; `smart_tf.report` says why.
+
+    Example:
+
+    ```python
+    pruned = smart_tf.prune(model, sparsity=0.7, structure="16x8")
+    ```
+
+    Args:
+        model: Built keras or tf_keras model (Functional, Sequential, subclassed), or
+            a single layer.
+        sparsity: Float in [0, 1), fraction of the prunable weights that goes. May be
+            left out for N:M structures.
+        structure: `"unstructured"`, `"OxI"` or `"OxIxHxW"` blocks of output by input
+            channels by kernel positions, `"channel"`, `"N:M"` (N of M are kept), or a
+            `smart_tf.structures.Structure`.
+        method: `"smart"` or a `smart_tf.methods.Method`.
+        filters: Which layers: a regular expression that is searched in their paths,
+            a list of names or layers, a function `layer -> bool`, or a
+            `tfmot...PruningPolicy`. Default: all.
+        budget: What sparsity counts. `"weights"`.
+        max_layer_sparsity: Float, fraction of the blocks of any kernel that may go at
+            most. Default: 0.98, or halfway from `sparsity` to 1.
+        schedule: `TemperatureSchedule`, where no `SmartPruningCallback` brings one.
+
+    Returns:
+        A model of the same class (or a `PrunableLayer` for a layer).
+
+    Raises:
+        ValueError: If an argument is out of range, the model is not built, nothing in
+            it can be pruned, or the sparsity cannot be reached without emptying a
+            layer. `model` is unchanged then.
+        TypeError: If an argument has a wrong type.
+    """
+    flavour = flavours.of(model)
+    structure, method = structures.get(structure), methods.get(method)
+    sparsity = resolve_sparsity(sparsity, structure)
+    if budget != "weights":
+        raise ValueError(
+            f"Argument `budget` must be 'weights'. Received: budget={budget!r}"
+        )
+    settings = {
+        "structure": structure,
+        "sparsity": sparsity,
+        "method": method,
+        "schedule": schedule,
+        "max_layer_sparsity": resolve_floor(max_layer_sparsity, sparsity),
+    }
+    if not flavour.is_model(model):
+        return flavour.PrunableLayer(model, **settings)
+    _check_model(model)
+    accepts = _resolve_filters(filters, model)
+    chosen = {
+        id(layer)
+        for layer in parts(model)
+        if why_left_alone(layer, structure) is None and accepts(layer)
+    }
+    if not chosen:
+        raise ValueError(
+            f"Nothing in the model can be pruned with structure '{structure}': "
+            + _reasons(model, structure, accepts)
+        )
+    return _wrapped(model, chosen, flavour, settings)
+
+
+def _wrapped(model, chosen, flavour, settings):
+    wrappers = {}
+
+    def wrap(layer):
+        if id(layer) not in chosen:
+            return layer
+        if id(layer) not in wrappers:
+            wrapper = flavour.PrunableLayer(layer, **settings)
+            wrapper.build_around_built()
+            wrappers[id(layer)] = wrapper
+        return wrappers[id(layer)]
+
+    layers = [layer for layer in parts(model) if id(layer) in chosen]
+    try:
+        ranking = Ranking([wrap(layer) for layer in layers])
+        ranking.hard_masks()  # raises if the budget cannot be met
+    except ValueError:
+        for wrapper in wrappers.values():
+            wrapper.release()
+        raise
+    ranking.initialise_logits()
+    return mark(rewrite(model, wrap))
+
+
+def why_left_alone(layer, structure):
+    """Why a layer of a model cannot be pruned, or None if it can be.
+
+    Args:
+        layer: Built layer of either flavour.
+        structure: `smart_tf.structures.Structure`.
+
+    Returns:
+        String or None; the empty string for layers without weights.
+    """
+    if flavours.is_wrapper(layer):
+        return "wrapped for pruning already"
+    weights = layouts.prunable_weights(layer)
+    if not weights:
+        return layouts.why_not(layer) or ""
+    reasons = [
+        structure.supports(tuple(w.variable.shape), w.layout) for w in weights
+    ]
+    return None if None in reasons else reasons[0]
+
+
+def _reasons(model, structure, accepts):
+    reasons = []
+    for layer in parts(model):
+        reason = why_left_alone(layer, structure)
+        if reason is None and not accepts(layer):
+            reason = "left out by `filters`"
+        if reason:
+            reasons.append(f"'{layer.name}': {reason}")
+    return "; ".join(reasons) or "it has no layers with weights."
+
+
+def _check_model(model):
+    if flavours.wrappers(model):
+        raise ValueError(
+            "Argument `model` has pruning wrappers already: call "
+            "`smart_tf.strip_pruning` on it first. "
+            f"Received: model={model!r}"
+        )
+    if not model.built or not all(layer.built for layer in parts(model)):
+        raise ValueError(
+            "Argument `model` must be built: give it a `keras.Input`, or call it on a "
+            f"batch first. Received: model={model!r}"
+        )
+
+
+def _resolve_filters(filters, model):
+    if filters is None:
+        return lambda layer: True
+    if isinstance(filters, str):
+        pattern = re.compile(filters)
+        return lambda layer: bool(pattern.search(getattr(layer, "path", layer.name)))
+    if hasattr(filters, "allow_pruning"):
+        filters.ensure_model_supports_pruning(model)
+        return filters.allow_pruning
+    if callable(filters):
+        return filters
+    if isinstance(filters, (list, tuple, set)):
+        names = {f if isinstance(f, str) else f.name for f in filters}
+        known = {layer.name for layer in parts(model)}
+        if names - known:
+            raise ValueError(
+                "Argument `filters` names layers that the model does not have: "
+                f"{sorted(names - known)}. It has: {sorted(known)}"
+            )
+        return lambda layer: layer.name in names
+    raise TypeError(
+        "Argument `filters` must be a regular expression, a list of layers or names, "
+        f"or a function. Received: filters={filters!r}"
+    )
+
+
+def strip_pruning(model):
+    """The plain model, with exact zeros in its kernels.
+
+    Masks that are not frozen yet are frozen first, at the hard top-k. The result
+    shares its variables with `model`, which is of no more use for training.
+
+    Args:
+        model: A model from `prune`, or with `PrunableLayer`s in it; or one wrapper.
+
+    Returns:
+        Model of the original's class, with the original's layers; `model` itself if
+        it has no pruning wrappers.
+    """
+    wrappers = flavours.wrappers(model)
+    if not wrappers:
+        return model
+    flavour = flavours.of(model)
+    ranking = Ranking(wrappers)
+    if ranking.phase != FROZEN:
+        ranking.freeze()
+    for mask in ranking.masks:
+        mask.fold()
+    for wrapper in wrappers:
+        wrapper.release()
+    if flavours.is_wrapper(model):
+        return model.layer
+    stripped = rewrite(model, lambda l: l.layer if flavours.is_wrapper(l) else l)
+    unmark(stripped)
+    if isinstance(getattr(stripped, "optimizer", None), flavour.PruningOptimizer):
+        set_optimizer(stripped, fresh_copy(stripped.optimizer.weights_optimizer))
+    return stripped

@@ -1,0 +1,195 @@
+"""One ranking over the blocks of all layers: their threshold, and the freeze.
+
+The blocks of all layers stand in one list (section 2.1): a `Ranking` joins the
+pruning wrappers of a model, solves their common threshold once per training
+step, and at the end keeps exactly the blocks that the budget allows.
+"""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from smart_tf import topk
+
+DENSE, SEARCHING, FROZEN = 0.0, 1.0, 2.0
+"""Phases of algorithm 1: pre-training, structure search, fine-tuning."""
+
+NOT_STARTED = -1
+"""`pruning_step` before anything drives the wrapper (tfmot's sentinel)."""
+
+
+class SearchState(NamedTuple):
+    """What a wrapper needs to know at a step, all float32 scalars.
+
+    `a` and `s` are the threshold `theta = a + temperature * s` as a pair: one
+    float32 is too coarse for it at low temperatures.
+    """
+
+    phase: tf.Tensor
+    temperature: tf.Tensor
+    a: tf.Tensor
+    s: tf.Tensor
+
+    @classmethod
+    def unpack(cls, vector):
+        return cls(*tf.unstack(tf.convert_to_tensor(vector), num=4))
+
+
+class Ranking:
+    """Pruning wrappers that compete for one budget.
+
+    Args:
+        layers: Non-empty list of built pruning wrappers, of one Keras flavour.
+    """
+
+    def __init__(self, layers):
+        self.layers = list(layers)
+        self.masks = [m for layer in self.layers for m in layer.weight_masks]
+        self.ranked = [m for m in self.masks if m.structure.is_global]
+        self._shared = None
+        for layer in self.layers:
+            layer.ranking = self
+
+    # In the training graph
+
+    def state_for(self, layer):
+        """The `SearchState` of this training step, packed `[4]`, for one wrapper.
+
+        The first wrapper that asks in a forward pass has it computed, the others
+        share it, so that the threshold is solved once and the gradient tape sums
+        over all layers what flows back through it. A wrapper that asks again
+        belongs to a new forward pass or is called twice: it gets a new one, since
+        sharing beyond a tape would lose that sum.
+        """
+        here = (threading.get_ident(), tf.compat.v1.get_default_graph())
+        shared = self._shared
+        if (
+            shared is None
+            or layer in shared["users"]
+            or not _visible(shared["here"], here)
+        ):
+            shared = {"here": here, "users": set(), "state": self._next_state()}
+            self._shared = shared
+        shared["users"].add(layer)
+        return shared["state"]
+
+    def step_done(self):
+        """Called with every optimizer update: what was shared is out of date."""
+        self._shared = None
+
+    def _next_state(self):
+        lead = self.layers[0]
+        last = SearchState.unpack(lead.search_state)
+        # A layer without gradient is not stepped, so the furthest one counts.
+        step = tf.reduce_max(
+            tf.stack([tf.convert_to_tensor(l.pruning_step) for l in self.layers])
+        )
+        searching, temperature = lead.schedule(step) if lead.schedule else (False, 1.0)
+        searching = tf.logical_and(searching, last.phase < FROZEN)
+        phase = tf.where(searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN))
+        if not self.ranked or not lead.method.has_logits:
+            return tf.stack([phase, temperature, last.a, last.s])
+        logits = tf.concat(
+            [tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in self.ranked], 0
+        )
+        costs = self.costs()
+        unit = costs.mean()
+        weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
+
+        def solve():
+            budget = self.budget() / unit
+            start = last.a + last.temperature * last.s
+            return topk.threshold(logits, budget, temperature, weighted, start)
+
+        a, s = tf.cond(searching, solve, lambda: (last.a, last.s))
+        return tf.stack([phase, temperature, a, s])
+
+    # On the host
+
+    def costs(self):
+        """Float64 `[n]`: what each ranked block costs, in weights."""
+        return np.concatenate([m.costs.ravel() for m in self.ranked])
+
+    def budget(self):
+        """`K = (1 - r) * sum(c)`: the cost that may stay, in weights."""
+        return sum((1.0 - m.sparsity) * m.costs.sum() for m in self.ranked)
+
+    @property
+    def step(self):
+        return max(int(layer.pruning_step.numpy()) for layer in self.layers)
+
+    @property
+    def phase(self):
+        return float(self.layers[0].search_state.numpy()[0])
+
+    def initialise_logits(self):
+        """Starts the logits from the magnitudes that the weights have now."""
+        method = self.layers[0].method
+        if not self.ranked or not method.has_logits:
+            return
+        starts = method.initial_logits([m.scores() for m in self.ranked])
+        for mask, start in zip(self.ranked, starts, strict=True):
+            mask.logits.assign(start.astype(np.float32))
+
+    def hard_masks(self):
+        """The exact 0/1 masks that the ranking stands for now, one for each kernel.
+
+        Ties are broken by index, no kernel is emptied, and never more is kept
+        than the budget allows: the sparsity is exact to one block.
+        """
+        masks = {
+            id(m): m.structure.hard_mask(m.weight.variable.numpy(), m.layout)
+            for m in self.masks
+            if not m.structure.is_global
+        }
+        if self.ranked:
+            masks |= self._ranked_hard_masks()
+        return [masks[id(m)] for m in self.masks]
+
+    def _ranked_hard_masks(self):
+        scores = [m.final_scores().ravel() for m in self.ranked]
+        ends = np.cumsum([len(s) for s in scores])
+        floors = [
+            (np.arange(end - len(s), end), m.floor())
+            for end, s, m in zip(ends, scores, self.ranked, strict=True)
+        ]
+        keep = topk.hard_topk(
+            np.concatenate(scores), self.budget(), self.costs(), floors
+        )
+        parts = np.split(keep, ends[:-1])
+        return {
+            id(m): part.reshape(m.costs.shape)
+            for m, part in zip(self.ranked, parts, strict=True)
+        }
+
+    def current_masks(self):
+        """Dict from `id(weight_mask)` to its 0/1 mask: frozen, or as it would be now."""
+        if self.phase == FROZEN:
+            return {id(m): m.mask.numpy() for m in self.masks}
+        return {id(m): k for m, k in zip(self.masks, self.hard_masks(), strict=True)}
+
+    def sparsity(self):
+        """Float: fraction of the wrapped kernels' weights that the masks drop."""
+        keep = self.current_masks()
+        total = sum(m.costs.sum() for m in self.masks)
+        return float(1 - sum((m.costs * keep[id(m)]).sum() for m in self.masks) / total)
+
+    def freeze(self):
+        """Fixes the masks at the hard top-k and folds the zeros into the kernels."""
+        for mask, keep in zip(self.masks, self.hard_masks(), strict=True):
+            mask.freeze(keep)
+        for layer in self.layers:
+            state = layer.search_state.numpy()
+            layer.search_state.assign(np.array([FROZEN, *state[1:]], np.float32))
+
+
+def _visible(there, here):
+    """Whether a tensor made `there` (thread, graph) can be used `here`."""
+    thread, graph = here
+    while graph is not None:
+        if there == (thread, graph):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -1,0 +1,251 @@
+"""What pruning did to a model, layer by layer."""
+
+import dataclasses
+import io
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from smart_tf import flavours, layouts
+from smart_tf.pruning import why_left_alone
+from smart_tf.ranking import DENSE, FROZEN, SEARCHING, Ranking
+from smart_tf.rewrite import parts
+
+_PHASES = {DENSE: "dense", SEARCHING: "searching", FROZEN: "frozen"}
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelReport:
+    """One prunable kernel.
+
+    Attributes:
+        name: Path of the layer and name of the kernel.
+        shape: Tuple of integers.
+        weights: Number of weights.
+        zeros: Number of weights that are zero, or are masked.
+        blocks: Number of blocks, or None where no mask is known.
+        blocks_kept: Number of blocks that stay, or None.
+    """
+
+    name: str
+    shape: tuple
+    weights: int
+    zeros: int
+    blocks: int | None = None
+    blocks_kept: int | None = None
+
+    @property
+    def sparsity(self):
+        return self.zeros / self.weights
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningReport:
+    """The sparsity of a model: prints as a table.
+
+    Attributes:
+        model: Name of the model.
+        phase: `"dense"`, `"searching"`, `"frozen"`, or `"plain"` for a model without
+            pruning wrappers.
+        structure: String form of the structure, or None.
+        kernels: List of `KernelReport`.
+        skipped: Dict from layer name to the reason why it is not pruned.
+        parameters: Number of parameters of the model, masks not counted.
+    """
+
+    model: str
+    phase: str
+    structure: str | None
+    kernels: list
+    skipped: dict
+    parameters: int
+
+    @property
+    def sparsity(self):
+        """Fraction of the prunable weights that is zero."""
+        weights = sum(k.weights for k in self.kernels)
+        return sum(k.zeros for k in self.kernels) / weights if weights else 0.0
+
+    def to_dict(self):
+        """Plain dict, ready for JSON."""
+        kernels = [
+            {**dataclasses.asdict(k), "shape": list(k.shape), "sparsity": k.sparsity}
+            for k in self.kernels
+        ]
+        return {
+            **dataclasses.asdict(self),
+            "kernels": kernels,
+            "sparsity": self.sparsity,
+        }
+
+    def plot(self, path=None):
+        """Bar chart of sparsity by layer.
+
+        Args:
+            path: Where to write the picture, or None.
+
+        Returns:
+            `matplotlib.figure.Figure`.
+        """
+        from matplotlib.figure import Figure
+
+        height = max(2.5, 0.28 * len(self.kernels) + 1.2)
+        figure = Figure(figsize=(7, height), layout="constrained")
+        axes = figure.add_subplot()
+        names = [k.name for k in self.kernels]
+        axes.barh(names, [100 * k.sparsity for k in self.kernels], color="#4477aa")
+        axes.axvline(100 * self.sparsity, color="#222222", linewidth=1, linestyle="--")
+        axes.text(
+            100 * self.sparsity,
+            -0.9,
+            f"all {self.sparsity:.1%}",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
+        axes.set(xlim=(0, 100), xlabel="weights that are zero, %")
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="y", labelsize=8)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def __rich__(self):
+        structure = f", {self.structure}" if self.structure else ""
+        table = Table(title=f"{self.model} ({self.phase}{structure})", show_footer=True)
+        total = sum(k.weights for k in self.kernels)
+        zeros = sum(k.zeros for k in self.kernels)
+        columns = [
+            ("kernel", "all prunable kernels", "left"),
+            ("shape", "", "left"),
+            ("weights", f"{total:,}", "right"),
+            ("zeros", f"{zeros:,}", "right"),
+            ("sparsity", f"{self.sparsity:.2%}", "right"),
+            ("blocks kept", self._blocks(self.kernels), "right"),
+        ]
+        for name, footer, justify in columns:
+            table.add_column(name, footer, justify=justify, overflow="fold")
+        for k in self.kernels:
+            table.add_row(
+                k.name,
+                "x".join(map(str, k.shape)),
+                f"{k.weights:,}",
+                f"{k.zeros:,}",
+                f"{k.sparsity:.2%}",
+                self._blocks([k]),
+            )
+        if self.skipped:
+            reasons = {}
+            for name, reason in self.skipped.items():
+                reasons.setdefault(reason, []).append(name)
+            left = (f"{', '.join(names)} ({why})" for why, names in reasons.items())
+            table.caption = "left alone: " + "; ".join(left)
+        return table
+
+    @staticmethod
+    def _blocks(kernels):
+        known = [k for k in kernels if k.blocks is not None]
+        if not known:
+            return ""
+        kept, blocks = sum(k.blocks_kept for k in known), sum(k.blocks for k in known)
+        return f"{kept:,} of {blocks:,}"
+
+    def __str__(self):
+        console = Console(file=io.StringIO(), width=110)
+        console.print(self.__rich__())
+        return console.file.getvalue()
+
+
+def report(model):
+    """Reports what is pruned in a model, and what is not and why.
+
+    Args:
+        model: A model from `smart_tf.prune`, one that is stripped, or any other
+            built keras or tf_keras model.
+
+    Returns:
+        `PruningReport`. Before the freeze it counts the weights that the hard top-k
+        of the current masks would drop.
+    """
+    wrappers = flavours.wrappers(model)
+    structure = wrappers[0].structure if wrappers else None
+    kernels, skipped = [], {}
+    for layer in _layers(model):
+        if flavours.is_wrapper(layer):
+            continue
+        reason = _skipped(layer, structure)
+        if reason:
+            skipped[layer.name] = reason
+        if structure is None:
+            kernels += [_plain_kernel(w, layer) for w in layouts.prunable_weights(layer)]
+    phase = "plain"
+    if wrappers:
+        ranking = Ranking(wrappers)
+        phase = _PHASES[ranking.phase]
+        kernels = _masked_kernels(ranking)
+    return PruningReport(
+        model=model.name,
+        phase=phase,
+        structure=str(structure) if structure else None,
+        kernels=kernels,
+        skipped=skipped,
+        parameters=_parameters(model, wrappers),
+    )
+
+
+def _layers(model):
+    flavour = flavours.of(model)
+    return parts(model) if flavour.is_model(model) else [model]
+
+
+def _skipped(layer, structure):
+    if structure is None:
+        return "" if layouts.prunable_weights(layer) else layouts.why_not(layer)
+    return why_left_alone(layer, structure) or (
+        "left out by `filters`" if layouts.prunable_weights(layer) else ""
+    )
+
+
+def _plain_kernel(weight, layer):
+    values = weight.variable.numpy()
+    return KernelReport(
+        name=_name(layer, weight),
+        shape=tuple(values.shape),
+        weights=values.size,
+        zeros=int(values.size - np.count_nonzero(values)),
+    )
+
+
+def _masked_kernels(ranking):
+    hard = ranking.current_masks()
+    rows = []
+    for layer in ranking.layers:
+        for mask in layer.weight_masks:
+            keep = np.asarray(hard[id(mask)])
+            weights = int(mask.costs.sum())
+            rows.append(
+                KernelReport(
+                    name=_name(layer.layer, mask.weight),
+                    shape=tuple(mask.weight.variable.shape),
+                    weights=weights,
+                    zeros=weights - int((mask.costs * keep).sum()),
+                    blocks=keep.size,
+                    blocks_kept=int(keep.sum()),
+                )
+            )
+    return rows
+
+
+def _name(layer, weight):
+    owner = getattr(weight.owner, "path", weight.owner.name)
+    name = weight.variable.name.split("/")[-1].split(":")[0]
+    return f"{owner}/{name}"
+
+
+def _parameters(model, wrappers):
+    own = sum(
+        int(np.prod(v.shape)) for w in wrappers for v in w.mask_variables()
+    )
+    return int(sum(np.prod(v.shape) for v in model.weights)) - own

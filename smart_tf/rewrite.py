@@ -1,0 +1,76 @@
+"""The same model with some of its layers replaced."""
+
+from smart_tf import flavours
+
+
+def rewrite(model, replace):
+    """Replaces layers of a model.
+
+    Functional and Sequential models (and such models nested in them) are cloned
+    around the same layer objects: the new model shares all variables with the old
+    one. A subclassed model has no graph to clone: its layers are replaced in place,
+    and it is itself returned.
+
+    Args:
+        model: A built model of either flavour.
+        replace: Function from a layer to the layer that shall stand there. Asked
+            once for each layer that is not itself a model that can be rewritten.
+
+    Returns:
+        A model of the same class.
+    """
+    flavour = flavours.of(model)
+    if flavour.is_graph_model(model):
+        return flavour.clone_graph_model(model, lambda l: _replaced(l, replace))
+    _replace_in_place(model, replace, flavour)
+    return model
+
+
+def parts(model):
+    """The layers that `rewrite` asks about, each once, in order."""
+    flavour = flavours.of(model)
+    found = {}
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        inner = parts(layer) if _is_rewritable(layer, flavour) else [layer]
+        found.update({id(part): part for part in inner})
+    return list(found.values())
+
+
+def _is_rewritable(layer, flavour):
+    return flavour.is_model(layer) and not flavours.is_wrapper(layer)
+
+
+def _replaced(layer, replace):
+    if _is_rewritable(layer, flavours.of(layer)):
+        return rewrite(layer, replace)
+    return replace(layer)
+
+
+def _replace_in_place(model, replace, flavour):
+    replaced = {}
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        replaced[id(layer)] = _replaced(layer, replace)
+    flavour.set_tracked_layers(model, replaced)
+    for name, value in list(vars(model).items()):
+        if name in flavour.TRACKING_ATTRIBUTES:
+            continue
+        new = _substitute(value, replaced)
+        if new is not value:
+            flavour.set_attribute(model, name, new)
+
+
+def _substitute(value, replaced):
+    """`value` with layers replaced; lists and dicts are changed in place."""
+    if id(value) in replaced:
+        return replaced[id(value)]
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            value[index] = _substitute(item, replaced)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _substitute(item, replaced)
+    elif isinstance(value, tuple):
+        items = [_substitute(item, replaced) for item in value]
+        if any(a is not b for a, b in zip(items, value, strict=True)):
+            return tuple(items)
+    return value

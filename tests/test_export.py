@@ -1,0 +1,331 @@
+"""Exporting Keras 3 models to `.tflite`."""
+
+import gzip
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter as LiteRT
+
+from smart_tf import export
+from smart_tf.export import tflite
+from smart_tf.export.tensors import match_weights
+
+
+def zeroed(model, blocks=4, seed=0):
+    """Random weights, with rows of output channels zeroed by hand."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        value = rng.normal(0, 0.3, variable.shape).astype("float32")
+        if "variance" in variable.path:
+            value = np.abs(value) + 0.5
+        if "depthwise" in variable.path and value.ndim == 4:
+            value[:, :, :blocks] = 0
+        elif "kernel" in variable.path:
+            value[..., :blocks] = 0
+        variable.assign(value)
+    return model
+
+
+def convnet():
+    return zeroed(
+        keras.Sequential(
+            [
+                keras.Input((12, 12, 3), name="image"),
+                keras.layers.Conv2D(8, 3, padding="same", name="first"),
+                keras.layers.BatchNormalization(),
+                keras.layers.ReLU(),
+                keras.layers.DepthwiseConv2D(3, name="depthwise"),
+                keras.layers.Conv2D(16, 3, strides=2, name="second"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(10, name="logits"),
+            ],
+            name="net",
+        )
+    )
+
+
+def two_by_two():
+    left, right = keras.Input((4,), name="zeta"), keras.Input((6,), name="alpha")
+    joined = keras.layers.Concatenate()([left, right])
+    outputs = [keras.layers.Dense(8)(joined), keras.layers.Dense(5)(joined)]
+    return zeroed(keras.Model([left, right], outputs), blocks=2)
+
+
+def images(count=32, seed=1):
+    return np.random.default_rng(seed).random((count, 12, 12, 3), "float32")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.tflite"
+
+
+def test_float_file_computes_what_the_model_computes(path):
+    model = convnet()
+    report = export.to_tflite(model, path)
+    litert = LiteRT(model_path=str(path))
+    litert.allocate_tensors()
+    x = images(1)
+    litert.set_tensor(litert.get_input_details()[0]["index"], x)
+    litert.invoke()
+    found = litert.get_tensor(litert.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, model(x), atol=1e-5)
+    assert 0 <= report.max_difference < 1e-4
+
+
+def test_report_counts_bytes_and_zeros(path):
+    report = export.to_tflite(convnet(), path)
+    content = path.read_bytes()
+    assert report.bytes == len(content)
+    assert report.gzip_bytes == pytest.approx(len(gzip.compress(content)), rel=0.05)
+    zeros = {row.source: row.zero_fraction for row in report.tensors if row.source}
+    assert zeros == {
+        "net/first/kernel": 4 / 8,
+        "net/depthwise/kernel": 4 / 8,
+        "net/second/kernel": 4 / 16,
+        "net/logits/kernel": 4 / 10,
+    }
+    assert report.pattern_kept and report.lost == ()
+
+
+@pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
+def test_zeros_survive_quantization(path, quantize):
+    report = export.to_tflite(convnet(), path, quantize, images())
+    by_shape = {row.shape: row.zero_fraction for row in report.tensors}
+    assert by_shape[8, 3, 3, 3] >= 4 / 8
+    assert by_shape[16, 3, 3, 8] >= 4 / 16
+    assert by_shape[10, 16] >= 4 / 10
+    assert report.pattern_kept
+    assert 0 < report.relative_difference < 0.1
+
+
+def test_int8_file_is_int8_through_and_through(path):
+    model = convnet()
+    report = export.to_tflite(model, path, "int8", images())
+    litert = LiteRT(model_path=str(path))
+    assert litert.get_input_details()[0]["dtype"] == np.int8
+    assert litert.get_output_details()[0]["dtype"] == np.int8
+    assert {row.dtype for row in report.tensors} == {"int8", "int32"}
+    found = export.Interpreter(path).run(images())
+    np.testing.assert_allclose(found, model(images()), atol=0.1)
+
+
+def test_float16_stores_half_the_bytes(tmp_path):
+    dense = zeroed(keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)]))
+    full = export.to_tflite(dense, tmp_path / "a.tflite")
+    half = export.to_tflite(dense, tmp_path / "b.tflite", "float16")
+    assert full.bytes - half.bytes == pytest.approx(64 * 64 * 2, abs=600)
+
+
+def test_inputs_and_outputs_keep_their_names_and_order(path):
+    model = two_by_two()
+    export.to_tflite(model, path)
+    interpreter = export.Interpreter(path)
+    assert set(interpreter.input_names) == {"zeta", "alpha"}
+    assert interpreter.output_names == ["output_0", "output_1"]
+    rng = np.random.default_rng(0)
+    x = {"zeta": rng.random((7, 4)), "alpha": rng.random((7, 6))}
+    found = interpreter.run(x)
+    wanted = model([x["zeta"], x["alpha"]])
+    np.testing.assert_allclose(found["output_0"], wanted[0], atol=1e-5)
+    np.testing.assert_allclose(found["output_1"], wanted[1], atol=1e-5)
+
+
+def test_dict_models_and_subclassed_models_export(tmp_path):
+    inputs = {"b": keras.Input((3,), name="b"), "a": keras.Input((2,), name="a")}
+    joined = keras.layers.Concatenate()([inputs["b"], inputs["a"]])
+    model = zeroed(keras.Model(inputs, {"out": keras.layers.Dense(4)(joined)}), 1)
+    report = export.to_tflite(model, tmp_path / "dict.tflite")
+    assert report.max_difference < 1e-5
+    assert set(export.Interpreter(report.path).input_names) == {"a", "b"}
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(4)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Subclassed()
+    with pytest.raises(ValueError, match="call it once on data"):
+        export.to_tflite(model, tmp_path / "sub.tflite")
+    model(np.zeros((2, 5), "float32"))
+    assert export.to_tflite(model, tmp_path / "sub.tflite").max_difference < 1e-5
+
+
+def test_attention_and_recurrent_models_keep_their_zeros(tmp_path):
+    tokens = keras.Input((6, 16))
+    x = keras.layers.MultiHeadAttention(2, 8)(tokens, tokens)
+    x = keras.layers.GRU(8)(x)
+    model = zeroed(keras.Model(tokens, keras.layers.Dense(8)(x)))
+    report = export.to_tflite(model, tmp_path / "m.tflite")
+    assert report.max_difference < 1e-5
+    assert report.pattern_kept
+    with pytest.raises(ValueError, match="unroll=True"):
+        data = np.zeros((4, 6, 16))
+        export.to_tflite(model, tmp_path / "n.tflite", "int8", data)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: [x],
+        lambda x: {"image": x},
+        lambda x: tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(5),
+        lambda x: tf.data.Dataset.from_tensor_slices(x).batch(4).repeat(),
+        lambda x: lambda: ([row[None]] for row in x),
+    ],
+    ids=["array", "list", "dict", "dataset", "endless", "callable"],
+)
+def test_representative_data_comes_in_many_shapes(path, wrap):
+    x = images(10)
+    report = export.to_tflite(convnet(), path, "int8", wrap(x))
+    scale, zero_point = LiteRT(str(path)).get_input_details()[0]["quantization"]
+    assert scale == pytest.approx((x.max() - 0) / 255, rel=0.01)
+    assert zero_point == -128
+    assert report.samples == 8
+
+
+def test_fixed_batches_loop_and_open_batches_grow(tmp_path):
+    model, x = convnet(), images(7)
+    for batch_size in (1, 4, None):
+        file = tmp_path / f"{batch_size}.tflite"
+        export.to_tflite(model, file, batch_size=batch_size)
+        np.testing.assert_allclose(export.Interpreter(file).run(x), model(x), atol=1e-5)
+
+
+class FakeWrapper(keras.layers.Layer):
+    is_pruning_wrapper = True
+
+    def call(self, inputs):
+        return inputs
+
+
+def wrapped():
+    return keras.Sequential([keras.Input((3,)), FakeWrapper(name="worn")])
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments"),
+    [
+        (TypeError, "`model` must be a Keras model", {"model": "resnet"}),
+        (TypeError, "`model`", {"model": keras.layers.Dense(3)}),
+        (ValueError, "smart_tf.strip_pruning", {"model": wrapped()}),
+        (ValueError, "`quantize` must be one of", {"quantize": "int4"}),
+        (ValueError, "`representative_data` must be given", {"quantize": "int8"}),
+        (TypeError, "`representative_data`", {"representative_data": 3}),
+        (
+            ValueError,
+            r"\(None, 12, 12, 3\) for input 'image'. Received: shape \(12, 12, 3\)",
+            {"representative_data": np.zeros((12, 12, 3))},
+        ),
+        (ValueError, "one array per input", {"representative_data": [1, 2]}),
+        (ValueError, "keys", {"representative_data": {"picture": [1]}}),
+        (ValueError, "empty", {"representative_data": lambda: iter(())}),
+        (ValueError, "`batch_size`", {"batch_size": 0}),
+        (ValueError, "`path` must be a file", {"path": "no/such/folder/m.tflite"}),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, error, message, arguments):
+    arguments = {"model": convnet(), "path": tmp_path / "m.tflite", **arguments}
+    with pytest.raises(error, match=message):
+        export.to_tflite(**arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_image_sizes_and_half_precision_are_refused(path):
+    open_size = keras.Sequential([keras.Input((None, 8, 3)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(ValueError, match="fixed shape"):
+        export.to_tflite(open_size, path)
+    dense = keras.layers.Dense(2, dtype="mixed_float16", name="half")
+    with pytest.raises(ValueError, match=r"float32.*\['half'\]"):
+        export.to_tflite(keras.Sequential([keras.Input((3,)), dense]), path)
+
+
+def test_a_file_that_does_not_load_or_agree_is_not_left_behind(path, monkeypatch):
+    model, other = convnet(), zeroed(convnet(), seed=5)
+    path.write_bytes(b"the previous export")
+    monkeypatch.setattr(tflite, "_convert", lambda *args: b"TFL3 is not enough")
+    with pytest.raises(export.ExportError, match="does not load"):
+        export.to_tflite(model, path)
+    monkeypatch.undo()
+
+    convert = tflite._convert
+    signature = tflite.get_signature(other, 1)
+    monkeypatch.setattr(tflite, "_convert", lambda s, *rest: convert(signature, *rest))
+    with pytest.raises(export.ExportError, match="does not compute what the Keras"):
+        export.to_tflite(model, path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == b"the previous export"
+
+
+def test_models_that_give_nan_are_refused(path):
+    model = convnet()
+    model.get_layer("logits").bias.assign(np.full(10, np.nan))
+    with pytest.raises(export.ExportError, match="infinity from the Keras model"):
+        export.to_tflite(model, path)
+
+
+def test_operations_that_do_not_convert_raise_export_error(path):
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Lambda(lambda x: tf.linalg.expm(x[:, :, None] * x[:, None]))
+    with pytest.raises(export.ExportError, match="cannot convert"):
+        export.to_tflite(keras.Model(inputs, outputs(inputs)), path)
+
+
+def test_report_prints_and_turns_into_a_dict(path):
+    report = export.to_tflite(convnet(), path)
+    text = str(report)
+    assert "first/kernel" in text and "50.0%" in text and "all kept" in text
+    assert max(map(len, text.splitlines())) <= 100
+    data = report.to_dict()
+    assert data["bytes"] == path.stat().st_size
+    assert data["tensors"][0].keys() >= {"name", "shape", "dtype", "zero_fraction"}
+
+
+def test_lost_zeros_are_reported():
+    kernel = np.ones((4, 6))
+    kernel[1, 2] = 0
+    held = np.ones((6, 4), bool)
+    weight = export.WeightTensor("w", (6, 4), "float32", ~held, 0.0)
+    assert match_weights([weight], [("dense/kernel", kernel)]) == {"dense/kernel": ()}
+    held[2, 1] = False
+    weight = export.WeightTensor("w", (6, 4), "float32", ~held, 1 / 24)
+    found = match_weights([weight], [("dense/kernel", kernel)])
+    assert found == {"dense/kernel": ("w",)}
+
+
+def test_interpreter_names_wrong_inputs(path):
+    export.to_tflite(convnet(), path)
+    interpreter = export.Interpreter(path)
+    with pytest.raises(ValueError, match="one array per input"):
+        interpreter.run([images(), images()])
+    with pytest.raises(ValueError, match="keys"):
+        interpreter.run({"picture": images()})
+    with pytest.raises(ValueError, match="rows"):
+        interpreter.run(images()[:0])
+    with pytest.raises(ValueError, match="`path` must be a file"):
+        export.Interpreter(path.parent / "missing.tflite")
+
+
+def test_benchmark_finds_the_slower_file(tmp_path):
+    paths = []
+    for width in (8, 512):
+        layers = [keras.Input((width,)), keras.layers.Dense(width)]
+        layers += [keras.layers.Dense(width) for _ in range(3)]
+        paths.append(tmp_path / f"{width}.tflite")
+        export.to_tflite(keras.Sequential(layers), paths[-1])
+    report = export.benchmark(paths, rounds=5, round_seconds=0.002)
+    small, large = report.rows
+    assert small.ratio == 1
+    assert large.ratio > 3
+    assert large.median > small.median > 0
+    assert "512.tflite" in str(report).replace("\n", "")
+    assert report.to_dict()["rows"][1]["ratio"] == large.ratio
+    assert export.benchmark(paths[0], rounds=2, round_seconds=0.001).rows[0].ratio == 1
+    with pytest.raises(ValueError, match="`rounds`"):
+        export.benchmark(paths, rounds=0)
