@@ -21,7 +21,7 @@ help:
 	@echo "make dist       sdist and wheel, in dist/"
 
 demo: $(READY) data
-	$(BIN)/python -m examples.demo
+	$(BIN)/python -m examples.quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -35,11 +35,11 @@ class Dataset:
         return int(self.y_train.max()) + 1
 
 
-def load_fashion_mnist(train=None, validation=5000, folder=DEBIAN_FOLDER):
+def load_fashion_mnist(limit=None, validation=5000, folder=DEBIAN_FOLDER):
     """Fashion-MNIST, from disk or from the internet; handwritten digits without both.
 
     Args:
-        train: How many training images to use; `None` for all.
+        limit: How many training images to use; `None` for all.
         validation: How many of the 60,000 training images to hold out.  The choice
             is always the same.
         folder: Where to look for the four `.gz` files.
@@ -60,8 +60,8 @@ def load_fashion_mnist(train=None, validation=5000, folder=DEBIAN_FOLDER):
                 f"Fashion-MNIST is neither in {folder} nor to be had from the internet "
                 f"({error}): using scikit-learn's handwritten digits instead."
             )
-            return _load_digits(train)
-    return _split("fashion_mnist", *arrays, train, validation)
+            return _load_digits(limit)
+    return _split("fashion_mnist", *arrays, limit, validation)
 
 
 def _read_folder(folder):
@@ -77,7 +77,7 @@ def _read_folder(folder):
     )
 
 
-def _load_digits(train):
+def _load_digits(limit):
     """1,797 digits of 8x8 pixels, each pixel three times as large, with a margin."""
     from sklearn.datasets import load_digits
 
@@ -91,14 +91,14 @@ def _load_digits(train):
         digits.target[:-test],
         images[-test:],
         digits.target[-test:],
-        train,
+        limit,
         validation=200,
     )
 
 
-def _split(name, x, y, x_test, y_test, train, validation):
+def _split(name, x, y, x_test, y_test, limit, validation):
     order = np.random.default_rng(0).permutation(len(x))
-    held, kept = order[:validation], order[validation:][:train]
+    held, kept = order[:validation], order[validation:][:limit]
     return Dataset(
         name,
         *(_images(x[kept]), _labels(y[kept])),

@@ -5,6 +5,8 @@ a soft top-k over the logits of all layers masks the weights while both are trai
 and a falling temperature makes the masks hard.
 """
 
+import sys
+
 from smart_tf import export, flavours, methods, structures
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.flavours.keras3 import PrunableLayer
@@ -14,6 +16,10 @@ from smart_tf.pruning import prune, strip_pruning
 from smart_tf.report import PruningReport, report
 from smart_tf.schedules import TemperatureSchedule
 from smart_tf.topk import soft_topk
+
+if "tensorflow_model_optimization" in sys.modules:
+    # The process is switched to tf_keras already; now its saved models load too.
+    from smart_tf.flavours import tf_keras as _tf_keras  # noqa: F401
 
 __version__ = "0.1.0"
 

@@ -6,6 +6,7 @@ import keras
 
 from smart_tf.optimizer import set_optimizer
 from smart_tf.pruner import Pruner
+from smart_tf.ranking import DENSE
 from smart_tf.schedules import TemperatureSchedule
 
 
@@ -90,6 +91,8 @@ class SmartPruningCallback(keras.callbacks.Callback):
         pruner = Pruner(model)
         if model.optimizer is not None:
             wrapped = pruner.wrap_optimizer(model.optimizer, self.mask_optimizer)
+            # Built now, the training graph need not be traced twice.
+            wrapped.build(model.trainable_variables)
             set_optimizer(model, wrapped)
 
     def on_train_begin(self, logs=None):
@@ -111,11 +114,13 @@ class SmartPruningCallback(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.pruner.finish()
         if not self.pruner.is_frozen:
+            schedule, phase = self.pruner.schedule, self.pruner.phase
+            when = "before" if phase == DENSE else "in the middle of"
             warnings.warn(
-                "Training ended in the middle of the search, at update "
-                f"{self.pruner.ranking.step} of {self.pruner.schedule.end_step}: the "
-                "masks are still soft. Train on, or `strip_pruning` will cut them hard "
-                "without fine-tuning.",
+                f"Training ended {when} the search, at update "
+                f"{self.pruner.ranking.step} of {schedule.begin_step} to "
+                f"{schedule.end_step}: no mask is hard yet. Train on, or "
+                "`strip_pruning` will cut them hard without fine-tuning.",
                 stacklevel=2,
             )
 

@@ -163,8 +163,8 @@ _DEPTHWISE = {"kernel": _depthwise, "depthwise_kernel": _depthwise}
 _SEPARABLE = {"depthwise_kernel": _depthwise, "pointwise_kernel": _dense}
 _RECURRENT = {"kernel": _dense, "recurrent_kernel": _dense}
 
-# The kernels of the built-in layers, by the name of the layer's class or of the first of
-# its base classes that is listed.
+# The kernels of the built-in layers, by the name of the layer's class, or of the first
+# of its base classes that is listed.
 _KERNELS = {
     "Dense": {"kernel": _dense},
     "EinsumDense": {"kernel": None},  # The equation decides: see `_einsum_layout`.
@@ -185,10 +185,12 @@ _KERNELS = {
     "GRUCell": _RECURRENT,
     "LSTMCell": _RECURRENT,
     "ConvLSTMCell": _RECURRENT,
-    "_CuDNNRNN": _RECURRENT,
 }
 # Classes that say nothing about what a subclass of theirs computes.
-_GENERIC = ("Layer", "Model", "Functional", "Sequential", "Wrapper", "BaseRandomLayer")
+_GENERIC = (
+    *("Layer", "Model", "Functional", "Sequential", "Wrapper"),
+    *("BaseRandomLayer", "AbstractRNNCell"),
+)
 
 _REGISTERED = {}
 
@@ -256,7 +258,7 @@ def why_not(layer):
         return "not trainable"
     if _declaration(layer):
         return "declares no prunable weights"
-    nested = {id(v) for child in _children(layer) for v in child.weights}
+    nested = {id(v) for child in _children(layer) for v in _variables(child, "weights")}
     if all(id(v) in nested for v in weights):
         return next(filter(None, map(why_not, _children(layer))), None)
     if next(filter(_is_keras, type(layer).__mro__)).__name__ not in _GENERIC:
@@ -306,7 +308,10 @@ def _declaration(layer):
 def _resolve(layer, entry):
     """Turns a declared entry into a `PrunableWeight`."""
     entry, layout = entry if isinstance(entry, tuple) else (entry, None)
-    variable = getattr(layer, entry, None) if isinstance(entry, str) else entry
+    variable = entry
+    if isinstance(entry, str):
+        _, held = _held(layer, entry)
+        variable = getattr(layer, entry, None) if held is None else held
     if not _is_variable(variable):
         raise TypeError(
             f"The prunable weights of layer {layer.name!r} must be variables or names "
@@ -362,15 +367,22 @@ def _builtin_weights(layer):
         return []  # The kernel of the others is not laid out by inputs and outputs.
     weights = []
     for attribute, layout_of in _KERNELS[name].items():
-        # Keras 3 hides kernels behind properties, which add LoRA terms to them.
-        for held in (attribute, f"_{attribute}"):
-            variable = vars(layer).get(held)
-            if _is_variable(variable):
-                rank = len(variable.shape)
-                layout = layout_of(rank) if layout_of else _einsum_layout(layer)
-                weights.append(PrunableWeight(layer, held, layout))
-                break
+        held, variable = _held(layer, attribute)
+        if _is_variable(variable):
+            rank = len(variable.shape)
+            layout = layout_of(rank) if layout_of else _einsum_layout(layer)
+            weights.append(PrunableWeight(layer, held, layout))
     return weights
+
+
+def _held(layer, name):
+    """Returns the attribute that holds what is known as `name`, and its value.
+
+    Keras 3 holds `kernel` as `_kernel`, behind a property that adds LoRA terms.
+    """
+    attributes = vars(layer)
+    attribute = f"_{name}" if f"_{name}" in attributes else name
+    return attribute, attributes.get(attribute)
 
 
 def _einsum_layout(layer):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,40 @@ class WeightMask:
     def masked(self, weights, state):
         """The kernel as the layer sees it in this phase.
 
-        After the search nothing here depends on the logits, so that no mask
-        gradient is computed.
+        After the search no mask gradient is computed, in either branch.
         """
+        searching = tf.equal(state.phase, SEARCHING)
+        hard = tf.convert_to_tensor(self.mask)
+        if self.structure.is_global:
+            # The soft mask of a few blocks costs less than a branch would.
+            soft = self.method.soft_mask(weights, self, state)
+            return self._apply(weights, tf.where(searching, soft, hard), searching)
         return tf.cond(
-            tf.equal(state.phase, SEARCHING),
-            lambda: self.method.masked(weights, self, state),
-            lambda: self.structure.apply(
-                weights,
-                tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
-                self.layout,
-            ),
+            searching,
+            lambda: self._apply(weights, self.method.soft_mask(weights, self, state)),
+            lambda: self._apply(weights, hard),
         )
+
+    def _apply(self, weights, mask, mask_gradient=True):
+        """`weights * mask`, with the mask's gradient only where it is wanted (eq. 6)."""
+        mask = tf.cast(mask, weights.dtype)
+        structure, layout = self.structure, self.layout
+
+        @tf.custom_gradient
+        def apply(weights, mask):
+            def gradient(upstream):
+                def sum_over_blocks():
+                    return structure.reduce_sum(weights * upstream, layout)
+
+                return structure.apply(upstream, mask, layout), tf.cond(
+                    tf.convert_to_tensor(mask_gradient),
+                    sum_over_blocks,
+                    lambda: tf.zeros_like(mask),
+                )
+
+            return structure.apply(weights, mask, layout), gradient
+
+        return apply(weights, mask)
 
     def expanded(self, mask):
         """A mask of the grid's shape, spread over the kernel."""
@@ -102,22 +125,19 @@ class WeightMask:
         keep = np.asarray(self.expanded(self.mask.numpy())) > 0
         kernel.assign(np.where(keep, kernel.numpy(), 0))
 
-    def project(self, weights, phase):
+    def project(self, weights):
         """The kernel's constraint: what is pruned stays zero whatever the optimizer.
 
         Momentum and weight decay move pruned weights too. As a constraint this
         runs inside every optimizer update, so that checkpoints are sparse whoever
-        writes them, and whenever.
+        writes them, and whenever. Until the freeze the mask is all ones.
         """
         weights = tf.convert_to_tensor(weights)
         if self.user_constraint is not None:
             weights = tf.convert_to_tensor(self.user_constraint(weights))
-
-        def zero_pruned():
-            keep = self.expanded(tf.convert_to_tensor(self.mask)) > 0
-            return tf.where(keep, weights, tf.zeros_like(weights))
-
-        return tf.cond(tf.equal(phase, FROZEN), zero_pruned, lambda: weights)
+        return self.structure.apply(
+            weights, tf.cast(tf.convert_to_tensor(self.mask), weights.dtype), self.layout
+        )
 
 
 class MaskedLayer:
@@ -128,6 +148,7 @@ class MaskedLayer:
     """
 
     is_pruning_wrapper = True
+    _last_warned = None
 
     def _configure(self, structure, sparsity, method, schedule, max_layer_sparsity):
         self.structure = structures.get(structure)
@@ -138,6 +159,8 @@ class MaskedLayer:
             schedule = TemperatureSchedule.from_config(schedule)
         self.schedule = schedule
         self.weight_masks = []
+        self.search_state = None
+        self.pruning_step = None
         self.ranking = None
         self.driven = False
         self._warned = False
@@ -219,7 +242,7 @@ class MaskedLayer:
             layer._warned = True
         with tf.init_scope():
             frozen = self.ranking.phase == FROZEN
-        if not frozen:
+        if not frozen and not self._warned_in_this_pass():
             warnings.warn(
                 "A model with pruning wrappers is being trained, but nothing drives "
                 "the pruning: its masks will not be searched nor frozen. Pass "
@@ -228,8 +251,18 @@ class MaskedLayer:
                 stacklevel=2,
             )
 
+    def _warned_in_this_pass(self):
+        """Whether a wrapper of another ranking has warned just now."""
+        here, there = self.forward_pass(), MaskedLayer._last_warned
+        MaskedLayer._last_warned = None if here is None else weakref.ref(here)
+        return here is not None and there is not None and there() is here
+
     def _is_driven(self):
         return self.driven
+
+    def forward_pass(self):
+        """An object of the forward pass that is under way, or None if unknown."""
+        return None
 
     def mask_variables(self):
         """The variables that the wrapper adds to those of the wrapped layer."""
@@ -255,8 +288,7 @@ class _Projection:
             step = tf.convert_to_tensor(layer.pruning_step)
             layer.pruning_step.assign(step + tf.cast(step > NOT_STARTED, step.dtype))
             layer.ranking.step_done()
-        phase = tf.convert_to_tensor(layer.search_state)[0]
-        return self._mask.project(weights, phase)
+        return self._mask.project(weights)
 
 
 def resolve_sparsity(sparsity, structure):

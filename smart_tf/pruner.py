@@ -51,6 +51,7 @@ class Pruner:
         self.layers = layers
         self.flavour = flavours.of(layers[0])
         self.schedule = schedule or layers[0].schedule
+        self.optimizer = None
         self._updates_at_most = 0
         self._starts_without_logits = False
 
@@ -105,6 +106,9 @@ class Pruner:
             self.ranking.initialise_logits()
         if step >= end:
             self.ranking.freeze()
+            optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            if isinstance(optimizer, self.flavour.PruningOptimizer):
+                optimizer.stop_logits()
 
     def wrap_optimizer(self, optimizer, mask_optimizer=None):
         """An optimizer that trains the logits apart from the weights.
@@ -120,6 +124,10 @@ class Pruner:
             A `PruningOptimizer`; `optimizer` itself if it is one already or if the
             method has no logits.
         """
+        self.optimizer = self._wrapped(optimizer, mask_optimizer)
+        return self.optimizer
+
+    def _wrapped(self, optimizer, mask_optimizer):
         has_logits = any(m.logits is not None for m in self.ranking.masks)
         if isinstance(optimizer, self.flavour.PruningOptimizer) or not has_logits:
             return optimizer
@@ -129,8 +137,10 @@ class Pruner:
                 f"not a legacy one. Received: {optimizer!r}"
             )
         if isinstance(optimizer, self.flavour.LossScaleOptimizer):
-            inner = self.wrap_optimizer(optimizer.inner_optimizer, mask_optimizer)
-            return self.flavour.LossScaleOptimizer(inner)
+            inner = self._wrapped(optimizer.inner_optimizer, mask_optimizer)
+            if inner is optimizer.inner_optimizer:
+                return optimizer
+            return self.flavour.with_inner_optimizer(optimizer, inner)
         mask_optimizer = self._mask_optimizer(optimizer, mask_optimizer)
         weights_optimizer = fresh_copy(optimizer)
         wrapped = self.flavour.PruningOptimizer(

@@ -48,7 +48,7 @@ class Ranking:
         self.layers = list(layers)
         self.masks = [m for layer in self.layers for m in layer.weight_masks]
         self.ranked = [m for m in self.masks if m.structure.is_global]
-        self._shared = None
+        self._shared = {}
         for layer in self.layers:
             layer.ranking = self
 
@@ -59,25 +59,21 @@ class Ranking:
 
         The first wrapper that asks in a forward pass has it computed, the others
         share it, so that the threshold is solved once and the gradient tape sums
-        over all layers what flows back through it. A wrapper that asks again
-        belongs to a new forward pass or is called twice: it gets a new one, since
-        sharing beyond a tape would lose that sum.
+        over all layers what flows back through it. A new forward pass gets a new
+        one, since sharing beyond a tape would lose that sum.
         """
-        here = (threading.get_ident(), tf.compat.v1.get_default_graph())
-        shared = self._shared
-        if (
-            shared is None
-            or layer in shared["users"]
-            or not _visible(shared["here"], here)
-        ):
-            shared = {"here": here, "users": set(), "state": self._next_state()}
-            self._shared = shared
-        shared["users"].add(layer)
-        return shared["state"]
+        thread, graph = threading.get_ident(), tf.compat.v1.get_default_graph()
+        forward_pass = layer.forward_pass()
+        shared = self._shared.get(thread)
+        if shared is None or not shared.serves(layer, forward_pass, graph):
+            shared = _Shared(graph, forward_pass, self._next_state())
+            self._shared[thread] = shared
+        shared.users.add(layer)
+        return shared.state
 
     def step_done(self):
         """Called with every optimizer update: what was shared is out of date."""
-        self._shared = None
+        self._shared = {}
 
     def _next_state(self):
         lead = self.layers[0]
@@ -86,7 +82,11 @@ class Ranking:
         step = tf.reduce_max(
             tf.stack([tf.convert_to_tensor(l.pruning_step) for l in self.layers])
         )
-        searching, temperature = lead.schedule(step) if lead.schedule else (False, 1.0)
+        searching, temperature = False, 1.0
+        if lead.schedule:
+            _, temperature = lead.schedule(step)
+            # Past the schedule's end too: the freeze may come some updates late.
+            searching = step >= lead.schedule.begin_step
         searching = tf.logical_and(searching, last.phase < FROZEN)
         phase = tf.where(searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN))
         if not self.ranked or not lead.method.has_logits:
@@ -185,11 +185,19 @@ class Ranking:
             layer.search_state.assign(np.array([FROZEN, *state[1:]], np.float32))
 
 
-def _visible(there, here):
-    """Whether a tensor made `there` (thread, graph) can be used `here`."""
-    thread, graph = here
-    while graph is not None:
-        if there == (thread, graph):
-            return True
-        graph = getattr(graph, "outer_graph", None)
-    return False
+class _Shared:
+    """A `SearchState` tensor, and who may use it."""
+
+    def __init__(self, graph, forward_pass, state):
+        self.graph, self.forward_pass, self.state = graph, forward_pass, state
+        self.users = set()
+
+    def serves(self, layer, forward_pass, graph):
+        """Whether a layer that is called in a pass and a graph may use the state."""
+        if forward_pass is not self.forward_pass:
+            return False
+        if forward_pass is None and layer in self.users:
+            return False  # Its second call is taken for the next forward pass.
+        while graph is not None and graph is not self.graph:
+            graph = getattr(graph, "outer_graph", None)
+        return graph is self.graph

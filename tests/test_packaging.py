@@ -20,6 +20,7 @@ import json, os, sys
 import smart_tf
 print(json.dumps({
     "file": smart_tf.__file__,
+    "version": smart_tf.__version__,
     "loaded": sorted({name.split(".")[0] for name in sys.modules}),
     "legacy": os.environ.get("TF_USE_LEGACY_KERAS"),
 }))
@@ -73,7 +74,8 @@ def test_wheel_holds_the_whole_package_and_nothing_else(dist):
     modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("smart_tf/**/*.py")}
     assert modules <= names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"smart_tf", "smart_tf-0.1.0.dist-info"}
+    version = imported(ROOT)["version"]
+    assert tops == {"smart_tf", f"smart_tf-{version}.dist-info"}
     assert any(name.endswith("LICENSE") for name in names)
 
 

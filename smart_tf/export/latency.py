@@ -30,6 +30,11 @@ class LatencyRow:
     spread: float
     ratio: float
 
+    @property
+    def median_ms(self):
+        """The median in milliseconds."""
+        return self.median * 1e3
+
 
 @dataclasses.dataclass(frozen=True)
 class LatencyReport:
@@ -56,7 +61,7 @@ class LatencyReport:
             table.add_row(
                 row.path,
                 f"{row.bytes:,}",
-                f"{row.median * 1e3:.3f} ms",
+                f"{row.median_ms:.3f} ms",
                 f"{row.spread * 1e3:.3f} ms",
                 f"{row.ratio:.2f}",
                 f"{1 / row.ratio:.2f}x",

@@ -4,6 +4,7 @@ import inspect
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
 from smart_tf import methods, structures
@@ -178,6 +179,9 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         config["method"] = methods.get(config["method"])
         return super().from_config(config, custom_objects)
 
+    def forward_pass(self):
+        return global_state.get_global_attribute("current_call_ctx")
+
     def _add_variable(self, name, value, trainable=False):
         return self.add_weight(
             shape=value.shape,
@@ -251,12 +255,33 @@ def is_graph_model(model):
 
 def clone_graph_model(model, replace):
     """Clones a Functional or Sequential model around `replace(layer)`."""
-    return keras.models.clone_model(model, clone_function=replace)
+    if isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, clone_function=replace)
+    # Left to itself, `clone_model` names the inputs anew.
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(
+            batch_shape=x.shape,
+            dtype=x.dtype,
+            sparse=x.sparse,
+            name=x._keras_history.operation.name,
+        ),
+        model.input,
+    )
+    return keras.models.clone_model(
+        model, input_tensors=inputs, clone_function=replace
+    )
 
 
 def set_attribute(model, name, value):
     """Sets an attribute of a built model, without the tracking of a second layer."""
     object.__setattr__(model, name, value)
+
+
+def replace_items(container, changes):
+    """Replaces items of a list or dict of layers, in place."""
+    for key, item in changes.items():
+        container[key] = item
+    return container
 
 
 def set_tracked_layers(model, replaced):

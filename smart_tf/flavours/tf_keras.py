@@ -1,21 +1,23 @@
-"""`PrunableLayer` for `tf_keras`: a tfmot `PruneLowMagnitude`, so that tfmot's tools fit.
+"""`PrunableLayer` for `tf_keras`: a `PruneLowMagnitude`, which tfmot's tools take.
 
 Importing this module imports tfmot, which switches `tf.keras` to `tf_keras` for the
 whole process. `smart_tf` does so only when a `tf_keras` object is handed in.
 """
 
+import collections
 import inspect
+import weakref
 
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from tf_keras import mixed_precision
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
+from tf_keras import mixed_precision
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
 from smart_tf.optimizer import MaskRouting
-from smart_tf.ranking import FROZEN, NOT_STARTED
+from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
 from smart_tf.schedules import TemperatureSchedule
 
 tfmot.sparsity.keras.PruningSchedule.register(TemperatureSchedule)
@@ -28,7 +30,9 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
     As `smart_tf.PrunableLayer`, for `tf_keras`. It is a tfmot `PruneLowMagnitude`:
     `tfmot.sparsity.keras.strip_pruning`, `UpdatePruningStep`, `PruningSummaries` and
     `prune_scope` work on it. Driven by `UpdatePruningStep` alone, it needs a `schedule`
-    and freezes at the end of the epoch in which the schedule is over.
+    and freezes at the end of the epoch in which the schedule is over. Wrappers from
+    `smart_tf.prune` then share one budget, as always; one that is put into a model by
+    hand reaches its sparsity by itself.
 
     Args:
         layer: The `tf_keras.layers.Layer` to wrap; may be unbuilt.
@@ -55,7 +59,18 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         max_layer_sparsity=None,
         **kwargs,
     ):
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(
+                "Argument `layer` must be a `tf_keras.layers.Layer`. "
+                f"Received: {layer!r} (of type {type(layer).__name__})"
+            )
+        if isinstance(layer, pruning_wrapper.PruneLowMagnitude):
+            raise ValueError(
+                f"Argument `layer` is wrapped for pruning already. Received: {layer}"
+            )
         kwargs.pop("name", None)
+        kwargs.setdefault("dtype", layer._dtype_policy)
+        ranked_with = kwargs.pop("ranked_with", None)
         # The parent would refuse layers that tfmot does not know.
         keras.layers.Wrapper.__init__(
             self, layer, name=f"prunable_{layer.name}", **kwargs
@@ -64,6 +79,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         if hasattr(layer, "_batch_input_shape"):
             self._batch_input_shape = layer._batch_input_shape
         self._configure(structure, sparsity, method, schedule, max_layer_sparsity)
+        self._ranked_with = ranked_with
+        self.supports_masking = layer.supports_masking
         self.pruning_vars = []
         self.pruning_obj = _PruningFacade(self)
 
@@ -72,10 +89,18 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         return self.schedule
 
     def build(self, input_shape=None):
+        if not self.layer.built:
+            # Under the names that the layer's weights have without the wrapper.
+            outside = tf.get_current_name_scope().rpartition("/")[0]
+            with tf.name_scope(f"{outside}/{self.layer.name}/".lstrip("/")):
+                self.layer.build(input_shape)
+            self.layer.built = True
         keras.layers.Wrapper.build(self, input_shape)
         if self.weight_masks:
             return
         self._create_masks()
+        if self._ranked_with:
+            _join_loaded(self, self._ranked_with)
         threshold = self._add_variable("threshold", tf.zeros(()).numpy())
         self.prunable_weights = [m.weight.variable for m in self.weight_masks]
         self.pruning_vars = [
@@ -93,21 +118,26 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
             training = keras.backend.learning_phase()
         if not isinstance(training, bool):
             training = bool(tf.get_static_value(training))
-        parameters = inspect.signature(self.layer.call).parameters
-        if "training" in parameters:
+        accepted = inspect.signature(self.layer.call).parameters
+        if "training" in accepted:
             kwargs["training"] = training
+        if "mask" not in accepted:
+            kwargs.pop("mask", None)
         originals = []
         for weight, tensor in self._masked_kernels(training):
             originals.append((weight, weight.variable))
             object.__setattr__(weight.owner, weight.attribute, tensor)
         try:
-            return self.layer.call(inputs, *args, **kwargs)
+            return self.layer(inputs, *args, **kwargs)
         finally:
             for weight, variable in originals:
                 object.__setattr__(weight.owner, weight.attribute, variable)
 
     def compute_mask(self, inputs, mask=None):
-        return self.layer.compute_mask(inputs, mask)
+        compute = self.layer.compute_mask
+        if getattr(compute, "_is_default", False) and not self.layer.supports_masking:
+            return None  # Where Keras would not ask the layer itself.
+        return compute(inputs, mask)
 
     @property
     def trainable_weights(self):
@@ -134,7 +164,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
 
     def get_config(self):
         base = keras.layers.Wrapper.get_config(self)
-        return {**base, **self.pruning_config()}
+        names = [layer.name for layer in self.ranking.layers] if self.ranking else None
+        return {**base, **self.pruning_config(), "ranked_with": names}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -142,6 +173,7 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         config["structure"] = structures.get(config["structure"])
         config["method"] = methods.get(config["method"])
         config["layer"] = keras.layers.deserialize(config["layer"], custom_objects)
+        config.pop("name", None)
         return cls(**config)
 
     def _add_variable(self, name, value, trainable=False):
@@ -160,6 +192,30 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
 
     def _set_constraint(self, variable, constraint):
         getattr(variable, "_variable", variable)._constraint = constraint
+
+
+_loading = collections.defaultdict(list)
+
+
+def _join_loaded(layer, names):
+    """Joins the wrappers that shared a ranking when they were saved.
+
+    `UpdatePruningStep` hands over one wrapper at a time, so that they have to know
+    each other. They come one by one while a model is loaded.
+
+    Args:
+        layer: Wrapper that is built.
+        names: List of strings, the names of all wrappers of the ranking.
+    """
+    key = tuple(names)
+    waiting = [other for ref in _loading.pop(key, []) if (other := ref()) is not None]
+    together = [*waiting, layer]
+    if collections.Counter(one.name for one in together) - collections.Counter(names):
+        together = [layer]  # The others are left over from a load that failed.
+    if len(together) == len(names):
+        Ranking(together)
+    else:
+        _loading[key] = [weakref.ref(one) for one in together]
 
 
 class _PruningFacade:
@@ -229,8 +285,24 @@ def clone_graph_model(model, replace):
 
 
 def set_attribute(model, name, value):
-    """Sets an attribute of a built model."""
+    """Sets an attribute of a model, and keeps the order of its layers and weights."""
+    old, tracked = getattr(model, name), list(model._self_tracked_trackables)
     setattr(model, name, value)
+    new = getattr(model, name)
+    places = {id(one): place for place, one in enumerate(tracked)}
+    if id(old) in places and id(new) not in places:
+        others = [one for one in model._self_tracked_trackables if one is not new]
+        others.insert(places[id(old)], new)
+        model._self_tracked_trackables[:] = others
+
+
+def replace_items(container, changes):
+    """A copy: TensorFlow does not save lists once an item was replaced."""
+    new = container.copy()
+    new = dict(new) if isinstance(new, dict) else list(new)
+    for key, item in changes.items():
+        new[key] = item
+    return new
 
 
 def set_tracked_layers(model, replaced):

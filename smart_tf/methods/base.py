@@ -37,8 +37,8 @@ class Method:
         """
         raise NotImplementedError
 
-    def masked(self, weights, weight_mask, state):
-        """The kernel during the search.
+    def soft_mask(self, weights, weight_mask, state):
+        """The mask of a kernel's blocks during the search.
 
         Args:
             weights: Kernel tensor.
@@ -46,8 +46,8 @@ class Method:
             state: `smart_tf.ranking.SearchState` of this step.
 
         Returns:
-            Tensor of the kernel's shape, differentiable in `weights` (and in the
-            logits, where the method has them).
+            Float32 tensor of the shape of the structure's grid, differentiable in
+            the logits, or in `weights`.
         """
         raise NotImplementedError
 

@@ -50,28 +50,19 @@ class Smart(Method):
         scale = self.initial_spread / spread if spread > 0 else 0.0
         return [(s - everything.mean()) * scale for s in scores]
 
-    def masked(self, weights, weight_mask, state):
-        structure, layout = weight_mask.structure, weight_mask.layout
-        if structure.is_global:
-            mask = topk.soft_mask(
-                tf.convert_to_tensor(weight_mask.logits),
-                state.a,
-                state.s,
-                state.temperature,
-            )
-            mask = tf.cast(mask, weights.dtype)
-        else:
-            mask = self._mask_within_groups(weights, weight_mask, state.temperature)
-        return structure.apply(weights, mask, layout)
+    def soft_mask(self, weights, weight_mask, state):
+        if weight_mask.structure.is_global:
+            logits = tf.convert_to_tensor(weight_mask.logits)
+            return topk.soft_mask(logits, state.a, state.s, state.temperature)
+        return self._soft_mask_within_groups(weights, weight_mask, state.temperature)
 
-    def _mask_within_groups(self, weights, weight_mask, temperature):
+    def _soft_mask_within_groups(self, weights, weight_mask, temperature):
         structure, layout = weight_mask.structure, weight_mask.layout
-        scale = tf.sqrt(tf.reduce_mean(tf.square(tf.cast(weights, tf.float32))))
+        weights = tf.cast(weights, tf.float32)
+        scale = tf.sqrt(tf.reduce_mean(tf.square(weights)))
         scale = tf.stop_gradient(tf.maximum(scale, 1e-12))
         # The same spread as the logits have, so that one schedule fits both.
-        magnitudes = tf.abs(weights) * tf.cast(
-            self.initial_spread / scale, weights.dtype
-        )
+        magnitudes = tf.abs(weights) * (self.initial_spread / scale)
         masks = [
             topk.soft_topk(group, keep, temperature, axis=-1)
             if keep < group.shape[-1]

@@ -1,0 +1,287 @@
+"""Time of the soft top-k, in passes of one `tf.sigmoid` over the same entries.
+
+    python benchmarks/soft_topk.py [--quick]
+
+Everything is timed interleaved in one process, round after round, so that other
+load on the machine falls on all alike. Ratios are of medians, within one mode (XLA
+or not). "warm" starts from the last theta, after a step that moved the logits by
+noise and theta by 0.02 temperatures; "cold" knows nothing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from smart_tf.topk import soft_mask, soft_topk, threshold
+
+SEED = 0
+KEPT, TAU = 0.3, 0.1
+RESULTS = Path(__file__).parent / "results" / "soft_topk.json"
+BARS = {  # forward + backward at the largest n, in sigmoid passes
+    ("warm fwd+bwd", True): 4.0,
+    ("cold fwd+bwd", True): 5.0,
+    ("warm fwd+bwd", False): 11.0,
+    ("cold fwd+bwd", False): 11.0,
+}
+
+
+def bisection(x, k, tau, start):
+    """What a solver costs that halves a bracket 64 times."""
+    del start
+
+    def halve(low, high):
+        middle = 0.5 * (low + high)
+        above = tf.reduce_sum(tf.sigmoid((x - middle) / tau)) > k
+        return tf.where(above, middle, low), tf.where(above, high, middle)
+
+    low, high = tf.while_loop(
+        lambda *_: True,
+        halve,
+        (tf.reduce_min(x) - 20 * tau, tf.reduce_max(x) + 20 * tau),
+        maximum_iterations=64,
+    )
+    return tf.sigmoid((x - 0.5 * (low + high)) / tau)
+
+
+def warm(x, k, tau, start):
+    a, s = threshold(x, k, tau, start=start)
+    return soft_mask(x, a, s, tau)
+
+
+def cold(x, k, tau, start):
+    del start
+    return soft_topk(x, k, tau)
+
+
+def with_gradient(solve):
+    def run(x, k, tau, start, g):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            f = solve(x, k, tau, start)
+        return f, tape.gradient(f, x, output_gradients=g)
+
+    return run
+
+
+def forward(solve):
+    return lambda x, k, tau, start, g: solve(x, k, tau, start)
+
+
+def contestants(n, xla, slow):
+    """Named functions of `(x, k, tau, start, g)`."""
+    named = {
+        "tf.sigmoid": lambda x, k, tau, start, g: tf.sigmoid(x),
+        "warm fwd": forward(warm),
+        "warm fwd+bwd": with_gradient(warm),
+        "cold fwd": forward(cold),
+        "cold fwd+bwd": with_gradient(cold),
+    }
+    if slow:
+        kept = int(KEPT * n)
+        named["tf.math.top_k"] = lambda x, k, tau, start, g: tf.math.top_k(x, kept)
+        named["tf.sort"] = lambda x, k, tau, start, g: tf.sort(x)
+        named["64 bisections"] = forward(bisection)
+    return {
+        name: tf.function(f, jit_compile=xla, autograph=False)
+        for name, f in named.items()
+    }
+
+
+def arguments(n, rng):
+    """Logits one training step after those that `start` was solved for."""
+    before = tf.constant(rng.normal(size=n), tf.float32)
+    tau, k = tf.constant(TAU), KEPT * n
+    a, s = threshold(before, k, tau)
+    x = before + tf.constant(rng.normal(scale=0.01 * TAU, size=n), tf.float32)
+    g = tf.constant(rng.normal(size=n), tf.float32)
+    return x + 0.02 * TAU, tf.constant(k, tf.float32), tau, a + tau * s, g
+
+
+def seconds(function, args, repeats):
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        out = function(*args)
+    tf.nest.map_structure(lambda t: t[..., :1].numpy(), out)
+    return (time.perf_counter() - begin) / repeats
+
+
+def compare(n, xla, rounds, slow_rounds, rng):
+    """Rows of `(n, mode, name, milliseconds, passes)`."""
+    args = arguments(n, rng)
+    fast = contestants(n, xla, slow=False)
+    functions = contestants(n, xla, slow=slow_rounds > 0)
+    functions |= fast
+    times = {name: [] for name in functions}
+    repeats = max(1, 100_000 // n)
+    for function in functions.values():
+        function(*args)
+    for index in range(rounds):
+        for name, function in functions.items():
+            if name in fast or index < slow_rounds:
+                times[name].append(seconds(function, args, repeats))
+    unit = np.median(times["tf.sigmoid"])
+    return [
+        {
+            "n": n,
+            "xla": xla,
+            "name": name,
+            "milliseconds": round(1e3 * float(np.median(t)), 4),
+            "fastest_milliseconds": round(1e3 * float(min(t)), 4),
+            "passes": round(float(np.median(t) / unit), 2),
+            "passes_of_fastest": round(float(min(t) / min(times["tf.sigmoid"])), 2),
+            "bar": BARS.get((name, xla)) if n == 3_200_000 else None,
+        }
+        for name, t in times.items()
+    ]
+
+
+def step_cost(rounds, rng, n=600, chained=20):
+    """Microseconds that one warm forward + backward adds to a step without XLA.
+
+    `chained` of them run one after another inside one `tf.function`, and the time
+    of an empty one is taken off: calling a function costs more than the solver.
+    """
+    x, k, tau, start, g = arguments(n, rng)
+    solve = with_gradient(warm)
+
+    def chain(times):
+        @tf.function(autograph=False)
+        def run(x):
+            for _ in range(times):  # each depends on the one before: none is shared
+                f, grad = solve(x, k, tau, start, g)
+                x = x + 0.0 * f + 0.0 * grad
+            return x
+
+        return run
+
+    functions = [chain(0), chain(chained)]
+    times = [[], []]
+    for function in functions:
+        function(x)
+    for _ in range(10 * rounds):
+        for function, spent in zip(functions, times):
+            spent.append(seconds(function, (x,), 1))
+    empty, full = (np.median(t) for t in times)
+    operations = len(chain(1).get_concrete_function(x).graph.get_operations())
+    return {
+        "n": n,
+        "microseconds": round(1e6 * float(full - empty) / chained, 1),
+        "microseconds_of_fastest": round(
+            1e6 * float(min(times[1]) - min(times[0])) / chained, 1
+        ),
+        "graph_operations": operations,
+    }
+
+
+def machine():
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        models = [line.split(":")[1].strip() for line in lines if "model name" in line]
+        model = models[0] if models else model
+    return {"cpu": model, "cores": os.cpu_count()}
+
+
+def markdown(report):
+    lines = [
+        "# Soft top-k: time in passes of one `tf.sigmoid`",
+        "",
+        f"{report['machine']['cpu']}, {report['machine']['cores']} cores, TensorFlow "
+        f"{report['versions']['tensorflow']}; `{report['command']}`; "
+        f"load average {report['load_before']} before. Medians of interleaved rounds; "
+        "in brackets the ratio of the fastest rounds.",
+        "",
+        "| n | XLA | | ms | passes | bar |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        lines.append(
+            f"| {row['n']:,} | {'yes' if row['xla'] else 'no'} | {row['name']} "
+            f"| {row['milliseconds']:.3f} | {row['passes']:.2f} "
+            f"({row['passes_of_fastest']:.2f}) | {row['bar'] or ''} |"
+        )
+    step = report["training_step"]
+    lines += [
+        "",
+        f"One warm forward + backward at n = {step['n']} without XLA adds "
+        f"{step['microseconds']:.0f} us to a step (fastest "
+        f"{step['microseconds_of_fastest']:.0f} us).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def show(report):
+    table = Table(title="Soft top-k, in passes of one tf.sigmoid")
+    for column in ("n", "XLA", "", "ms", "passes", "of fastest", "bar"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for row in report["rows"]:
+        late = row["bar"] is not None and row["passes"] > row["bar"]
+        table.add_row(
+            f"{row['n']:,}",
+            "yes" if row["xla"] else "no",
+            row["name"],
+            f"{row['milliseconds']:.3f}",
+            f"{row['passes']:.2f}",
+            f"{row['passes_of_fastest']:.2f}",
+            f"{row['bar'] or ''}",
+            style="red" if late else None,
+        )
+    Console().print(table, report["training_step"])
+
+
+def write(path, text):
+    """Atomically: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small n, few rounds")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rng = np.random.default_rng(SEED)
+    load = [round(value, 2) for value in os.getloadavg()]
+    sizes = (1_000, 200_000) if options.quick else (1_000, 200_000, 3_200_000)
+    rounds, slow_rounds = (5, 1) if options.quick else (21, 3)
+    rows = []
+    for n in sizes:
+        for xla in (True, False):
+            rows += compare(n, xla, rounds, slow_rounds, rng)
+    report = {
+        "command": "python benchmarks/soft_topk.py" + " --quick" * options.quick,
+        "seed": SEED,
+        "kept": KEPT,
+        "temperature": TAU,
+        "rounds": rounds,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": machine(),
+        "load_before": load,
+        "rows": rows,
+        "training_step": step_cost(rounds, rng),
+    }
+    show(report)
+    write(options.output, json.dumps(report, indent=1) + "\n")
+    write(options.output.with_suffix(".md"), markdown(report))
+
+
+if __name__ == "__main__":
+    main()
