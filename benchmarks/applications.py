@@ -116,7 +116,15 @@ def main():
 
 def show(rows):
     table = Table(title="keras.applications at 50 % in 16x8 blocks")
-    for column in ("model", "weights", "blocks", "sparsity", "difference", "s", "passes"):
+    for column in (
+        "model",
+        "weights",
+        "blocks",
+        "sparsity",
+        "difference",
+        "s",
+        "passes",
+    ):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         table.add_row(

@@ -169,7 +169,7 @@ def step_cost(rounds, rng, n=600, chained=20):
     for function in functions:
         function(x)
     for _ in range(10 * rounds):
-        for function, spent in zip(functions, times):
+        for function, spent in zip(functions, times, strict=True):
             spent.append(seconds(function, (x,), 1))
     empty, full = (np.median(t) for t in times)
     operations = len(chain(1).get_concrete_function(x).graph.get_operations())

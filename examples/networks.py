@@ -77,7 +77,7 @@ def _conv(x, width, strides=1, size=3, activation="relu", name=None):
     x = layers.Conv2D(
         width, size, strides=strides, padding="same", use_bias=False, name=name
     )(x)
-    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
     return layers.Activation(activation, name=f"{name}_act")(x) if activation else x
 
 

@@ -10,7 +10,8 @@ import sys
 from smart_tf import export, flavours, methods, structures
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.flavours.keras3 import PrunableLayer
-from smart_tf.layouts import Layout, register_prunable
+from smart_tf.layouts import Layout
+from smart_tf.prunable import register_prunable
 from smart_tf.pruner import Pruner
 from smart_tf.pruning import prune, strip_pruning
 from smart_tf.report import PruningReport, report

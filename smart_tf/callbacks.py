@@ -7,7 +7,7 @@ import keras
 from smart_tf.optimizer import set_optimizer
 from smart_tf.pruner import Pruner
 from smart_tf.ranking import DENSE
-from smart_tf.schedules import TemperatureSchedule
+from smart_tf.schedules import TemperatureSchedule, check_schedule
 
 
 class SmartPruningCallback(keras.callbacks.Callback):
@@ -56,11 +56,7 @@ class SmartPruningCallback(keras.callbacks.Callback):
         final_temperature=None,
     ):
         super().__init__()
-        if schedule is not None and not isinstance(schedule, TemperatureSchedule):
-            raise TypeError(
-                "Argument `schedule` must be a `TemperatureSchedule`. "
-                f"Received: schedule={schedule!r}"
-            )
+        check_schedule(schedule)
         if schedule is not None and (pretrain_epochs or search_epochs is not None):
             raise ValueError(
                 "Give either `schedule` or epochs, not both. Received: "
@@ -90,9 +86,11 @@ class SmartPruningCallback(keras.callbacks.Callback):
         # Here, before any callback restores a checkpoint into the optimizer.
         pruner = Pruner(model)
         if model.optimizer is not None:
-            wrapped = pruner.wrap_optimizer(model.optimizer, self.mask_optimizer)
-            # Built now, the training graph need not be traced twice.
-            wrapped.build(model.trainable_variables)
+            with model.distribute_strategy.scope():
+                wrapped = pruner.wrap_optimizer(model.optimizer, self.mask_optimizer)
+                # Built now, the training graph need not be traced twice.
+                if not getattr(wrapped, "built", False):
+                    wrapped.build(model.trainable_variables)
             set_optimizer(model, wrapped)
 
     def on_train_begin(self, logs=None):
@@ -144,6 +142,7 @@ class SmartPruningCallback(keras.callbacks.Callback):
             # A graph traced before has the other schedule built in.
             self.model.make_train_function(force=True)
         pruner.schedule = schedule
+        pruner.optimizer = self.model.optimizer
         pruner.start()
         self.pruner = pruner
 

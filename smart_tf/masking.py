@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from smart_tf import layouts, methods, structures
+from smart_tf import methods, prunable, structures
 from smart_tf.ranking import (
     FROZEN,
     NOT_STARTED,
@@ -17,7 +17,7 @@ from smart_tf.ranking import (
     Ranking,
     SearchState,
 )
-from smart_tf.schedules import TemperatureSchedule
+from smart_tf.schedules import TemperatureSchedule, check_schedule
 
 LOGITS = "mask_logits"
 
@@ -32,7 +32,7 @@ class WeightMask:
     """The mask of one prunable kernel.
 
     Attributes:
-        weight: The `layouts.PrunableWeight`.
+        weight: The `prunable.PrunableWeight`.
         structure: The `structures.Structure` that cuts it into blocks.
         method: The `methods.Method`.
         sparsity: Fraction of this kernel's weights that leaves the common budget.
@@ -43,7 +43,7 @@ class WeightMask:
         user_constraint: The constraint that the kernel had before.
     """
 
-    weight: layouts.PrunableWeight
+    weight: prunable.PrunableWeight
     structure: structures.Structure
     method: methods.Method
     sparsity: float
@@ -82,14 +82,20 @@ class WeightMask:
             # The soft mask of a few blocks costs less than a branch would.
             soft = self.method.soft_mask(weights, self, state)
             return self._apply(weights, tf.where(searching, soft, hard), searching)
+
+        def product(mask):
+            mask = tf.cast(mask, weights.dtype)
+            return self.structure.apply(weights, mask, self.layout)
+
+        # Not `_apply`: its own branch in the gradient of a branch would fail.
         return tf.cond(
             searching,
-            lambda: self._apply(weights, self.method.soft_mask(weights, self, state)),
-            lambda: self._apply(weights, hard),
+            lambda: product(self.method.soft_mask(weights, self, state)),
+            lambda: product(hard),
         )
 
-    def _apply(self, weights, mask, mask_gradient=True):
-        """`weights * mask`, with the mask's gradient only where it is wanted (eq. 6)."""
+    def _apply(self, weights, mask, mask_gradient):
+        """`weights * mask`, the mask's gradient only where it is wanted (eq. 6)."""
         mask = tf.cast(mask, weights.dtype)
         structure, layout = self.structure, self.layout
 
@@ -100,7 +106,7 @@ class WeightMask:
                     return structure.reduce_sum(weights * upstream, layout)
 
                 return structure.apply(upstream, mask, layout), tf.cond(
-                    tf.convert_to_tensor(mask_gradient),
+                    mask_gradient,
                     sum_over_blocks,
                     lambda: tf.zeros_like(mask),
                 )
@@ -136,7 +142,9 @@ class WeightMask:
         if self.user_constraint is not None:
             weights = tf.convert_to_tensor(self.user_constraint(weights))
         return self.structure.apply(
-            weights, tf.cast(tf.convert_to_tensor(self.mask), weights.dtype), self.layout
+            weights,
+            tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
+            self.layout,
         )
 
 
@@ -157,6 +165,7 @@ class MaskedLayer:
         self.max_layer_sparsity = resolve_floor(max_layer_sparsity, self.sparsity)
         if isinstance(schedule, dict):
             schedule = TemperatureSchedule.from_config(schedule)
+        check_schedule(schedule)
         self.schedule = schedule
         self.weight_masks = []
         self.search_state = None
@@ -177,16 +186,18 @@ class MaskedLayer:
 
     def _create_masks(self):
         """Makes the masks' variables, once the wrapped layer is built."""
-        weights = layouts.prunable_weights(self.layer)
+        weights = prunable.prunable_weights(self.layer)
         for weight in weights:
-            reason = self.structure.supports(tuple(weight.variable.shape), weight.layout)
+            reason = self.structure.supports(
+                tuple(weight.variable.shape), weight.layout
+            )
             if reason is None:
                 self.weight_masks.append(self._create_mask(weight))
         if not self.weight_masks:
             raise ValueError(
                 f"Layer '{self.layer.name}' (of type {type(self.layer).__name__}) has "
                 f"no weights that can be pruned with structure '{self.structure}': "
-                f"{layouts.why_not(self.layer) or 'no kernel that it fits'}."
+                f"{prunable.why_not(self.layer) or 'no kernel that it fits'}."
             )
         self.search_state = self._add_variable(
             "search_state", np.array([0, 1, 0, 0], np.float32)
@@ -314,8 +325,8 @@ def resolve_sparsity(sparsity, structure):
         )
     if own is not None and not math.isclose(sparsity, own):
         raise ValueError(
-            f"Structure '{structure}' keeps {structure.keep} of {structure.of} weights, "
-            f"which is a sparsity of {own:g}: leave argument `sparsity` out. "
+            f"Structure '{structure}' keeps {structure.keep} of {structure.of} "
+            f"weights, which is a sparsity of {own:g}: leave argument `sparsity` out. "
             f"Received: sparsity={sparsity}"
         )
     return float(sparsity)
@@ -325,6 +336,11 @@ def resolve_floor(max_layer_sparsity, sparsity):
     """The largest sparsity of any kernel: by default 0.98, or halfway to 1."""
     if max_layer_sparsity is None or max_layer_sparsity is ...:
         return max(0.98, (1.0 + sparsity) / 2)
+    if not isinstance(max_layer_sparsity, (int, float, np.number)):
+        raise TypeError(
+            "Argument `max_layer_sparsity` must be a float. "
+            f"Received: max_layer_sparsity={max_layer_sparsity!r}"
+        )
     if not sparsity <= max_layer_sparsity <= 1.0:
         raise ValueError(
             "Argument `max_layer_sparsity` must be between `sparsity` and 1. "

@@ -27,9 +27,12 @@ class MaskRouting:
             return
         variables = list(variables)
         for optimizer, part in self._parts([(v, v) for v in variables]):
-            optimizer.build([v for _, v in part])
+            self._build_part(optimizer, [v for _, v in part])
         super().build(variables)
         self._parts_built = True
+
+    def _build_part(self, optimizer, variables):
+        optimizer.build(variables)
 
     def apply_gradients(self, grads_and_vars, **kwargs):
         """Updates weights and logits, each with its own optimizer.
@@ -57,8 +60,17 @@ class MaskRouting:
     def _follow_decay(self):
         if self.mask_rate is None or not self.peak_rate:
             return
-        now = self.weights_optimizer.learning_rate
+        now = self._rate_of_this_update()
         self.mask_optimizer.learning_rate = now * (self.mask_rate / self.peak_rate)
+
+    def _rate_of_this_update(self):
+        return self.weights_optimizer.learning_rate
+
+    def stop_logits(self):
+        """Forgets the momentum of the logits: without gradients they stay in place."""
+        for slot in self.mask_optimizer.variables:
+            if len(slot.shape) > 0:
+                slot.assign(np.zeros(slot.shape))
 
     @property
     def variables(self):
@@ -121,7 +133,23 @@ def set_optimizer(model, optimizer):
 
 def fresh_copy(optimizer):
     """A copy with the same settings, not bound to any variables yet."""
-    return type(optimizer).from_config(optimizer.get_config())
+    copy = type(optimizer).from_config(optimizer.get_config())
+    for name, value in vars(optimizer).items():
+        # No part of the config, but a setting.
+        if name.startswith("_exclude_from_weight_decay") and "cache" not in name:
+            setattr(copy, name, value)
+    return copy
+
+
+def around(optimizer, inner):
+    """A loss-scaling optimizer with the settings of another, around `inner`."""
+    config = optimizer.get_config()
+    config.pop("inner_optimizer")
+    wrapped = type(optimizer)(inner, **config)
+    if int(optimizer.iterations.numpy()) > 0:
+        wrapped.build(inner._trainable_variables)
+        transfer(optimizer, wrapped)
+    return wrapped
 
 
 def transfer(source, target):
@@ -132,10 +160,12 @@ def transfer(source, target):
         target: Optimizer of the same kind, built on a part of the same variables.
     """
     key = "path" if hasattr(next(iter(source.variables), None), "path") else "name"
-    known = {getattr(v, key): v for v in source.variables}
+    known = {}
+    for variable in source.variables:
+        known.setdefault(getattr(variable, key), []).append(variable)
     for variable in target.variables:
-        if getattr(variable, key) in known:
-            variable.assign(known[getattr(variable, key)].numpy())
+        if known.get(getattr(variable, key)):
+            variable.assign(known[getattr(variable, key)].pop(0).numpy())
 
 
 def peak_learning_rate(optimizer):

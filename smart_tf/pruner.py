@@ -2,12 +2,14 @@
 
 from smart_tf import flavours
 from smart_tf.optimizer import (
+    around,
     constant_learning_rate,
     fresh_copy,
     peak_learning_rate,
     transfer,
 )
 from smart_tf.ranking import DENSE, FROZEN, NOT_STARTED, Ranking
+from smart_tf.schedules import check_schedule
 
 
 class Pruner:
@@ -47,6 +49,13 @@ class Pruner:
                 "Argument `model` has no pruning wrappers: call `smart_tf.prune` on "
                 f"it first. Received: model={model!r}"
             )
+        if not all(layer.built for layer in layers):
+            raise ValueError(
+                "Argument `model` must be built: give it a `keras.Input`, or call it "
+                f"on a batch first. Received: model={model!r}"
+            )
+        self._model = model
+        check_schedule(schedule)
         self.ranking = Ranking(layers)
         self.layers = layers
         self.flavour = flavours.of(layers[0])
@@ -128,19 +137,19 @@ class Pruner:
         return self.optimizer
 
     def _wrapped(self, optimizer, mask_optimizer):
-        has_logits = any(m.logits is not None for m in self.ranking.masks)
-        if isinstance(optimizer, self.flavour.PruningOptimizer) or not has_logits:
-            return optimizer
         if not isinstance(optimizer, self.flavour.keras.optimizers.Optimizer):
             raise TypeError(
                 "Argument `optimizer` must be an optimizer of the model's Keras, and "
                 f"not a legacy one. Received: {optimizer!r}"
             )
+        has_logits = any(m.logits is not None for m in self.ranking.masks)
+        if isinstance(optimizer, self.flavour.PruningOptimizer) or not has_logits:
+            return optimizer
         if isinstance(optimizer, self.flavour.LossScaleOptimizer):
             inner = self._wrapped(optimizer.inner_optimizer, mask_optimizer)
             if inner is optimizer.inner_optimizer:
                 return optimizer
-            return self.flavour.with_inner_optimizer(optimizer, inner)
+            return around(optimizer, inner)
         mask_optimizer = self._mask_optimizer(optimizer, mask_optimizer)
         weights_optimizer = fresh_copy(optimizer)
         wrapped = self.flavour.PruningOptimizer(
@@ -149,9 +158,11 @@ class Pruner:
             peak_rate=peak_learning_rate(weights_optimizer),
             mask_rate=constant_learning_rate(mask_optimizer),
         )
-        if int(optimizer.iterations) > 0:
-            kernels = [v for v in optimizer._trainable_variables]
-            wrapped.build(kernels)
+        if int(optimizer.iterations.numpy()) > 0:
+            logits = [m.logits for m in self.ranking.masks if m.logits is not None]
+            trained = self.flavour.trained_by(optimizer, self._model)
+            known = {id(v): v for v in [*trained, *logits]}
+            wrapped.build(list(known.values()))
             transfer(optimizer, weights_optimizer)
         return wrapped
 

@@ -2,7 +2,7 @@
 
 import re
 
-from smart_tf import flavours, layouts, methods, structures
+from smart_tf import flavours, methods, prunable, structures
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
 from smart_tf.ranking import FROZEN, Ranking
@@ -110,12 +110,12 @@ def _wrapped(model, chosen, flavour, settings):
     try:
         ranking = Ranking([wrap(layer) for layer in layers])
         ranking.hard_masks()  # raises if the budget cannot be met
+        ranking.initialise_logits()
+        return mark(rewrite(model, wrap))
     except ValueError:
         for wrapper in wrappers.values():
             wrapper.release()
         raise
-    ranking.initialise_logits()
-    return mark(rewrite(model, wrap))
 
 
 def why_left_alone(layer, structure):
@@ -130,12 +130,10 @@ def why_left_alone(layer, structure):
     """
     if flavours.is_wrapper(layer):
         return "wrapped for pruning already"
-    weights = layouts.prunable_weights(layer)
+    weights = prunable.prunable_weights(layer)
     if not weights:
-        return layouts.why_not(layer) or ""
-    reasons = [
-        structure.supports(tuple(w.variable.shape), w.layout) for w in weights
-    ]
+        return prunable.why_not(layer) or ""
+    reasons = [structure.supports(tuple(w.variable.shape), w.layout) for w in weights]
     return None if None in reasons else reasons[0]
 
 
@@ -216,7 +214,9 @@ def strip_pruning(model):
         wrapper.release()
     if flavours.is_wrapper(model):
         return model.layer
-    stripped = rewrite(model, lambda l: l.layer if flavours.is_wrapper(l) else l)
+    stripped = rewrite(
+        model, lambda part: part.layer if flavours.is_wrapper(part) else part
+    )
     unmark(stripped)
     if isinstance(getattr(stripped, "optimizer", None), flavour.PruningOptimizer):
         set_optimizer(stripped, fresh_copy(stripped.optimizer.weights_optimizer))

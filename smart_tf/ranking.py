@@ -80,7 +80,7 @@ class Ranking:
         last = SearchState.unpack(lead.search_state)
         # A layer without gradient is not stepped, so the furthest one counts.
         step = tf.reduce_max(
-            tf.stack([tf.convert_to_tensor(l.pruning_step) for l in self.layers])
+            tf.stack([tf.convert_to_tensor(k.pruning_step) for k in self.layers])
         )
         searching, temperature = False, 1.0
         if lead.schedule:
@@ -88,7 +88,9 @@ class Ranking:
             # Past the schedule's end too: the freeze may come some updates late.
             searching = step >= lead.schedule.begin_step
         searching = tf.logical_and(searching, last.phase < FROZEN)
-        phase = tf.where(searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN))
+        phase = tf.where(
+            searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN)
+        )
         if not self.ranked or not lead.method.has_logits:
             return tf.stack([phase, temperature, last.a, last.s])
         logits = tf.concat(
@@ -165,7 +167,7 @@ class Ranking:
         }
 
     def current_masks(self):
-        """Dict from `id(weight_mask)` to its 0/1 mask: frozen, or as it would be now."""
+        """Dict from `id(weight_mask)` to its 0/1 mask: frozen, or as of now."""
         if self.phase == FROZEN:
             return {id(m): m.mask.numpy() for m in self.masks}
         return {id(m): k for m, k in zip(self.masks, self.hard_masks(), strict=True)}

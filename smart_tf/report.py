@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from smart_tf import flavours, layouts
+from smart_tf import flavours, prunable
 from smart_tf.pruning import why_left_alone
 from smart_tf.ranking import DENSE, FROZEN, SEARCHING, Ranking
 from smart_tf.rewrite import parts
@@ -137,12 +137,20 @@ class PruningReport:
                 self._blocks([k]),
             )
         if self.skipped:
-            reasons = {}
-            for name, reason in self.skipped.items():
-                reasons.setdefault(reason, []).append(name)
-            left = (f"{', '.join(names)} ({why})" for why, names in reasons.items())
-            table.caption = "left alone: " + "; ".join(left)
+            table.caption = "left alone: " + self._left_alone()
         return table
+
+    def _left_alone(self):
+        """The skipped layers by reason; BatchNorm and its like are only counted."""
+        reasons = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        return "; ".join(
+            f"{len(names)} layers without a kernel"
+            if reason == "no kernel" and len(names) > 3
+            else f"{', '.join(names)} ({reason})"
+            for reason, names in reasons.items()
+        )
 
     @staticmethod
     def _blocks(kernels):
@@ -179,7 +187,9 @@ def report(model):
         if reason:
             skipped[layer.name] = reason
         if structure is None:
-            kernels += [_plain_kernel(w, layer) for w in layouts.prunable_weights(layer)]
+            kernels += [
+                _plain_kernel(w, layer) for w in prunable.prunable_weights(layer)
+            ]
     phase = "plain"
     if wrappers:
         ranking = Ranking(wrappers)
@@ -202,9 +212,9 @@ def _layers(model):
 
 def _skipped(layer, structure):
     if structure is None:
-        return "" if layouts.prunable_weights(layer) else layouts.why_not(layer)
+        return "" if prunable.prunable_weights(layer) else prunable.why_not(layer)
     return why_left_alone(layer, structure) or (
-        "left out by `filters`" if layouts.prunable_weights(layer) else ""
+        "left out by `filters`" if prunable.prunable_weights(layer) else ""
     )
 
 
@@ -245,7 +255,5 @@ def _name(layer, weight):
 
 
 def _parameters(model, wrappers):
-    own = sum(
-        int(np.prod(v.shape)) for w in wrappers for v in w.mask_variables()
-    )
+    own = sum(int(np.prod(v.shape)) for w in wrappers for v in w.mask_variables())
     return int(sum(np.prod(v.shape) for v in model.weights)) - own

@@ -21,7 +21,7 @@ def rewrite(model, replace):
     """
     flavour = flavours.of(model)
     if flavour.is_graph_model(model):
-        return flavour.clone_graph_model(model, lambda l: _replaced(l, replace))
+        return flavour.clone_graph_model(model, lambda part: _replaced(part, replace))
     _replace_in_place(model, replace, flavour)
     return model
 

@@ -105,9 +105,7 @@ class TemperatureSchedule:
         return cls(**config.get("config", config))
 
     def __eq__(self, other):
-        return (
-            type(other) is type(self) and other.get_config() == self.get_config()
-        )
+        return type(other) is type(self) and other.get_config() == self.get_config()
 
     def __hash__(self):
         return hash(tuple(self.get_config()["config"].items()))
@@ -117,6 +115,15 @@ class TemperatureSchedule:
             f"{name}={value!r}" for name, value in self.get_config()["config"].items()
         )
         return f"{type(self).__name__}({arguments})"
+
+
+def check_schedule(schedule):
+    """Raises a `TypeError` unless `schedule` is None or a `TemperatureSchedule`."""
+    if schedule is not None and not isinstance(schedule, TemperatureSchedule):
+        raise TypeError(
+            "Argument `schedule` must be a `TemperatureSchedule`. "
+            f"Received: schedule={schedule!r}"
+        )
 
 
 def _join_tfmot():

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from smart_tf import layouts
-from smart_tf.layouts import Layout, prunable_weights, register_prunable, why_not
+from smart_tf import prunable
+from smart_tf.layouts import Layout
+from smart_tf.prunable import prunable_weights, register_prunable, why_not
 from smart_tf.structures import Channel
 
 FLAVOURS = pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -16,7 +17,7 @@ FLAVOURS = pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_ker
 @pytest.fixture
 def registry(monkeypatch):
     """Forgets what a test registers."""
-    monkeypatch.setattr(layouts, "_REGISTERED", {})
+    monkeypatch.setattr(prunable, "_REGISTERED", {})
 
 
 def built(layer, *shapes):

@@ -498,7 +498,6 @@ def test_what_cannot_be_cut_is_named():
         ("16x8", Block((16, 8))),
         ("4x1x3x3", Block((4, 1, 3, 3))),
         ("channel", Channel()),
-        ("uncoupled-channel", Channel(coupled=False)),
         ("2:4", NM(keep=2, of=4)),
         ("4:8", NM(4, 8)),
     ],
@@ -520,7 +519,6 @@ def test_structures_of_other_values_differ():
         Block((16, 8)),
         Block((8, 16)),
         Channel(),
-        Channel(coupled=False),
         NM(2, 4),
         NM(1, 4),
     ]

@@ -20,9 +20,7 @@ def exposed(structure="4x3", sparsity=0.6, widths=(6, 5)):
     """A model that puts out its masked kernels, when it is fed an identity matrix."""
     keras.utils.set_random_seed(3)
     x = keras.Input((7,))
-    outputs = [
-        keras.layers.Dense(w, use_bias=False, name=f"d{w}")(x) for w in widths
-    ]
+    outputs = [keras.layers.Dense(w, use_bias=False, name=f"d{w}")(x) for w in widths]
     return smart_tf.prune(keras.Model(x, outputs), sparsity, structure)
 
 
@@ -305,9 +303,7 @@ def kept_of_groups(kernel, axis, of):
     """Counts what is kept in consecutive groups along an axis; ragged tail too."""
     lines = np.moveaxis(kernel, axis, -1)
     length = lines.shape[-1]
-    return [
-        (lines[..., at : at + of] != 0).sum(axis=-1) for at in range(0, length, of)
-    ]
+    return [(lines[..., at : at + of] != 0).sum(axis=-1) for at in range(0, length, of)]
 
 
 @pytest.mark.parametrize("keep,of", [(2, 4), (1, 4)])
@@ -318,7 +314,9 @@ def test_n_of_m_are_kept_along_the_input_axis(keep, of):
     y = keras.layers.Dense(8, name="up")(y)
     y = keras.layers.MultiHeadAttention(2, 4, name="attention")(y, y)
     y = keras.layers.Dense(3, name="down")(keras.layers.Flatten()(y))
-    model = smart_tf.strip_pruning(smart_tf.prune(keras.Model(x, y), None, f"{keep}:{of}"))
+    model = smart_tf.strip_pruning(
+        smart_tf.prune(keras.Model(x, y), None, f"{keep}:{of}")
+    )
     assert (np.stack(kept_of_groups(get(model, "conv/kernel"), 2, of)) == keep).all()
     assert (np.stack(kept_of_groups(get(model, "down/kernel"), 0, of)) == keep).all()
     for name in ("query", "key", "value"):
@@ -339,7 +337,9 @@ def get(model, path):
 def test_n_of_m_keeps_the_largest_of_each_group():
     dense = keras.layers.Dense(2, use_bias=False)
     model = keras.Sequential([keras.Input((6,)), dense])
-    kernel = np.array([[1, -9], [-4, 2], [3, 3], [2, 8], [5, 0.1], [-6, 0.2]], "float32")
+    kernel = np.array(
+        [[1, -9], [-4, 2], [3, 3], [2, 8], [5, 0.1], [-6, 0.2]], "float32"
+    )
     dense.kernel.assign(kernel)
     smart_tf.strip_pruning(smart_tf.prune(model, structure="2:4"))
     expected = [[0, -9], [-4, 0], [3, 0], [0, 8], [0, 0], [-6, 0.2]]

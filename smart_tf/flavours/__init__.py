@@ -37,7 +37,7 @@ def of(layer):
 
 def wrappers(model):
     """The pruning wrappers in a model (or a single wrapper), each once, in order."""
-    found = {id(l): l for l in model._flatten_layers() if is_wrapper(l)}
+    found = {id(k): k for k in model._flatten_layers() if is_wrapper(k)}
     return list(found.values())
 
 

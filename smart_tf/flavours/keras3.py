@@ -96,18 +96,17 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         self._call_has_training_arg = True
         self._call_has_mask_arg = "mask" in parameters
         self._convert_input_args = layer._convert_input_args
-        self._allow_non_tensor_positional_args = (
-            layer._allow_non_tensor_positional_args
-        )
+        self._allow_non_tensor_positional_args = layer._allow_non_tensor_positional_args
         self.supports_masking = layer.supports_masking
         self.supports_jit = layer.supports_jit
 
     def _maybe_build(self, call_spec):
-        # Only the wrapped layer knows which of its arguments its `build` wants.
-        if not self.layer.built:
-            self.layer._maybe_build(call_spec)
-            self.layer.built = True
-        super()._maybe_build(call_spec)
+        with tf.init_scope():  # the masks need the values of the kernels
+            # Only the wrapped layer knows which of its arguments its `build` wants.
+            if not self.layer.built:
+                self.layer._maybe_build(call_spec)
+                self.layer.built = True
+            super()._maybe_build(call_spec)
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -183,7 +182,7 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         return global_state.get_global_attribute("current_call_ctx")
 
     def _add_variable(self, name, value, trainable=False):
-        return self.add_weight(
+        variable = self.add_weight(
             shape=value.shape,
             initializer=lambda shape, dtype: tf.constant(value, dtype),
             dtype=value.dtype.name,
@@ -192,6 +191,8 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
             aggregation="mean" if trainable else "only_first_replica",
             name=name,
         )
+        self._track_trackable(variable, name, overwrite=True)  # for SavedModels
+        return variable
 
     def _set_constraint(self, variable, constraint):
         variable.constraint = constraint
@@ -240,8 +241,18 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
 
 LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
 
+
+def trained_by(optimizer, model):
+    """The variables that a built optimizer knows."""
+    return list(optimizer._trainable_variables)
+
+
 TRACKING_ATTRIBUTES = ("_layers", "_metrics", "_tracker")
 """Where a layer keeps its own book of its parts."""
+
+
+_OWN = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+"""Methods that a subclass of a graph model may have of its own."""
 
 
 def is_model(layer):
@@ -254,7 +265,25 @@ def is_graph_model(model):
 
 
 def clone_graph_model(model, replace):
-    """Clones a Functional or Sequential model around `replace(layer)`."""
+    """Clones a Functional or Sequential model around `replace(layer)`.
+
+    Raises:
+        ValueError: If the clone would silently behave differently.
+    """
+    clone = _clone(model, replace)
+    lost = [n for n in _OWN if getattr(type(clone), n) is not getattr(type(model), n)]
+    if lost:
+        raise ValueError(
+            f"Model '{model.name}' cannot be cloned as a {type(model).__name__}, since "
+            "the constructor of this class makes the layers, and a plain clone would "
+            f"lose its {lost}. Give the class the constructor of `keras.Model`, with "
+            "`inputs` and `outputs`, or one with `*args, **kwargs`. "
+            f"Received: model={model!r}"
+        )
+    return clone
+
+
+def _clone(model, replace):
     if isinstance(model, keras.Sequential):
         return keras.models.clone_model(model, clone_function=replace)
     # Left to itself, `clone_model` names the inputs anew.
@@ -267,9 +296,7 @@ def clone_graph_model(model, replace):
         ),
         model.input,
     )
-    return keras.models.clone_model(
-        model, input_tensors=inputs, clone_function=replace
-    )
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=replace)
 
 
 def set_attribute(model, name, value):

@@ -13,6 +13,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
 from tf_keras import mixed_precision
+from tf_keras.src.engine import base_layer_utils
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
@@ -157,6 +158,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         return keras.layers.Layer.set_weights(self, weights)
 
     def _is_driven(self):
+        if base_layer_utils.call_context().saving:
+            return True  # A SavedModel gets the training graph too; nobody trains.
         # By `UpdatePruningStep`, or by us.
         with tf.init_scope():
             started = self.ranking.step != NOT_STARTED
@@ -251,9 +254,26 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
     ):
         super().__init__(name=name)
         self._configure(weights_optimizer, mask_optimizer, peak_rate, mask_rate)
+        _rename_iterations(mask_optimizer)
+
+    def _build_part(self, optimizer, variables):
+        # As in its own `apply_gradients`, so that its slots get the same names.
+        with tf.name_scope(optimizer.name), tf.init_scope():
+            optimizer.build(variables)
+
+    def set_weights(self, weights):
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(value)
 
     def update_step(self, gradient, variable):
         raise NotImplementedError("The parts update their own variables.")
+
+    def _rate_of_this_update(self):
+        # The property is brought up to date in the middle of an update only.
+        rate = self.weights_optimizer._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self.iterations)
+        return self.weights_optimizer.learning_rate
 
     @staticmethod
     def _serialize(optimizer):
@@ -261,10 +281,29 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
 
     @staticmethod
     def _deserialize(config, custom_objects):
-        return keras.saving.deserialize_keras_object(config, custom_objects)
+        # `.h5` files and SavedModels name no module.
+        return keras.optimizers.deserialize(
+            config, custom_objects, use_legacy_format="module" not in config
+        )
+
+
+def _rename_iterations(optimizer):
+    """Two optimizers go into one `.h5` file, where no two variables share a name."""
+    old = optimizer.iterations
+    with tf.init_scope():
+        new = tf.Variable(old, trainable=False, name=f"mask_{old.name.split(':')[0]}")
+    optimizer._variables = [new if v is old else v for v in optimizer._variables]
+    optimizer.iterations = new
 
 
 LossScaleOptimizer = mixed_precision.LossScaleOptimizer
+
+
+def trained_by(optimizer, model):
+    """The variables of a model that a built optimizer knows."""
+    known = optimizer._index_dict
+    return [v for v in model.trainable_variables if optimizer._var_key(v) in known]
+
 
 TRACKING_ATTRIBUTES = ("_self_tracked_trackables", "_metrics", "_obj_reference_counts")
 """Where a layer keeps its own book of its parts."""

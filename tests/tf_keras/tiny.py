@@ -36,7 +36,7 @@ def sequential():
     )
 
 
-def convolutional():
+def convolutional(dropout=0.3):
     """Convolutions, BatchNorm, Dropout, a regularizer and a residual connection."""
     image = tf_keras.Input((6, 6, 2), name="image")
     x = layers.Conv2D(8, 3, padding="same", kernel_regularizer="l2", name="conv_1")(
@@ -45,7 +45,7 @@ def convolutional():
     y = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
     y = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(y)
     y = layers.Conv2D(8, 1, use_bias=False, name="conv_2")(y)
-    y = layers.Dropout(0.3, seed=1)(x + y)
+    y = layers.Dropout(dropout, seed=1)(x + y)
     y = layers.GlobalAveragePooling2D()(y)
     return tf_keras.Model(image, layers.Dense(4, name="last")(y), name="conv")
 

@@ -1,0 +1,251 @@
+"""What a training step costs more when a model is pruned, as a ratio to the dense step.
+
+Every variant trains the same network on the same batch. They take turns in one
+process, and the ratio of each round is to the dense step of the same round and
+flavour. Memory is the peak of a process of its own, over what it held before the
+first step.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import unittest.mock
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+import smart_tf
+from benchmarks.record import RESULTS, markdown_table, provenance, write
+from examples import networks
+
+SEED = 0
+BATCH = 128
+SPARSITY = 0.7
+BARS = {"search": 1.05, "fine-tuning": 1.01, "memory": 1.05}
+NETWORKS = {"resnet20": (32, 32, 3), "small_vit": (32, 32, 3)}
+STRUCTURES = {"resnet20": "16x8", "small_vit": "16x8"}
+FLAVOURS = {
+    "keras": ("dense", "search", "fine-tuning"),
+    "keras XLA": ("dense", "search", "fine-tuning"),
+    "tf_keras": (
+        "dense",
+        "search",
+        "fine-tuning",
+        "tfmot, frequency 1",
+        "tfmot, frequency 100",
+    ),
+}
+
+
+def stepper(network, flavour, variant):
+    """A function that takes one training step of one variant.
+
+    Args:
+        network: Key of `NETWORKS`.
+        flavour: Key of `FLAVOURS`.
+        variant: One of the flavour's variants.
+
+    Returns:
+        Function without arguments.
+    """
+    api = keras
+    if flavour == "tf_keras":
+        import tf_keras as api
+    api.utils.set_random_seed(SEED)
+    model = build(network, api)
+    if variant in ("search", "fine-tuning"):
+        model = smart_tf.prune(model, SPARSITY, STRUCTURES[network])
+    elif variant.startswith("tfmot"):
+        model = tfmot_pruned(model, frequency=int(variant.split()[-1]))
+    model.compile(
+        api.optimizers.AdamW(1e-3),
+        api.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=flavour.endswith("XLA"),
+    )
+    if variant in ("search", "fine-tuning"):
+        drive(model, variant)
+    model.make_train_function()
+    iterator = iter(batches(network))
+    return lambda: float(next(iter(model.train_function(iterator).values())))
+
+
+def build(network, api):
+    """The network in either flavour, from the same description."""
+    ours = networks.PositionEmbedding
+    names = {"keras": api, "layers": api.layers}
+    if api is not keras:
+        methods = {"build": ours.build, "call": ours.call}
+        names["PositionEmbedding"] = type("Positions", (api.layers.Layer,), methods)
+    with unittest.mock.patch.multiple(networks, **names):
+        return getattr(networks, network)(NETWORKS[network], 10)
+
+
+def batches(network):
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(size=(BATCH, *NETWORKS[network])).astype("float32")
+    y = rng.integers(0, 10, BATCH)
+    return tf.data.Dataset.from_tensors((x, y)).repeat()
+
+
+def drive(model, variant):
+    """Puts a pruned model into the phase that is measured."""
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 10**6))
+    model.optimizer = pruner.wrap_optimizer(model.optimizer)
+    model.optimizer.build(model.trainable_variables)
+    pruner.start()
+    if variant == "fine-tuning":
+        pruner.ranking.freeze()
+
+
+def tfmot_pruned(model, frequency):
+    import tensorflow_model_optimization as tfmot
+
+    sparsity = tfmot.sparsity.keras.ConstantSparsity(SPARSITY, 0, frequency=frequency)
+    wrap = tfmot.sparsity.keras.prune_low_magnitude
+    layers = sys.modules["tf_keras"].layers
+    known = (layers.Conv2D, layers.Dense)
+
+    def replace(layer):
+        return wrap(layer, sparsity) if isinstance(layer, known) else layer
+
+    pruned = sys.modules["tf_keras"].models.clone_model(model, clone_function=replace)
+    callback = tfmot.sparsity.keras.UpdatePruningStep()
+    callback.set_model(pruned)
+    callback.on_train_begin()
+    return pruned
+
+
+def time_steps(network, flavour, rounds, steps):
+    """Milliseconds per step of every variant, one list of rounds each."""
+    variants = FLAVOURS[flavour]
+    step = {variant: stepper(network, flavour, variant) for variant in variants}
+    for function in step.values():
+        for _ in range(3):
+            function()
+    times = {variant: [] for variant in variants}
+    for number in range(rounds):
+        # Whoever comes first in a round would always meet the same disturbance.
+        order = variants[number % len(variants) :] + variants[: number % len(variants)]
+        for variant in order:
+            started = time.perf_counter()
+            for _ in range(steps):
+                step[variant]()
+            times[variant].append(1e3 * (time.perf_counter() - started) / steps)
+    return times
+
+
+def peak_memory(network, flavour, variant):
+    """Bytes at the peak of a few steps, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step_overhead", "--memory"]
+    command += [network, flavour, variant]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(output.stdout.splitlines()[-1]))
+
+
+def measure_memory(network, flavour, variant):
+    step = stepper(network, flavour, variant)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(5):
+        step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps(1024 * (peak - before)))
+
+
+def rows(network, flavour, args):
+    times = time_steps(network, flavour, args.rounds, args.steps)
+    memory = {}
+    if not args.no_memory:
+        for variant in times:
+            memory[variant] = peak_memory(network, flavour, variant)
+    for variant, rounds in times.items():
+        ratios = [a / b for a, b in zip(rounds, times["dense"], strict=True)]
+        yield {
+            "network": network,
+            "flavour": flavour,
+            "variant": variant,
+            "milliseconds": statistics.median(rounds),
+            "ratio": statistics.median(ratios),
+            "ratio_of_fastest": min(rounds) / min(times["dense"]),
+            "ratio_quartiles": list(np.percentile(ratios, [25, 75])),
+            "bar": BARS.get(variant),
+            "memory_bytes": memory.get(variant),
+            "memory_ratio": memory[variant] / memory["dense"] if memory else None,
+        }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4, help="steps in a round")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--flavours", nargs="*", default=list(FLAVOURS))
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        measure_memory(*args.memory)
+        return
+    report = {
+        **provenance("benchmarks.step_overhead", SEED),
+        "load_before": os.getloadavg()[0],
+        "batch": BATCH,
+        "rounds": args.rounds,
+        "rows": [],
+    }
+    for network in args.networks:
+        for flavour in args.flavours:
+            report["rows"] += rows(network, flavour, args)
+            write(RESULTS / "step_overhead.json", report)
+            show(report["rows"])
+    write(RESULTS / "step_overhead.md", markdown(report))
+
+
+def cells(row):
+    quartiles = "-".join(f"{q:.3f}" for q in row["ratio_quartiles"])
+    memory = f"{row['memory_ratio']:.2f}" if row["memory_ratio"] else ""
+    return [
+        f"{row['network']}, {row['flavour']}: {row['variant']}",
+        f"{row['milliseconds']:.1f}",
+        f"{row['ratio']:.3f} ({quartiles})",
+        f"{row['ratio_of_fastest']:.3f}",
+        row["bar"] or "",
+        memory,
+    ]
+
+
+HEADER = ["", "ms", "ratio (quartiles)", "of fastest", "bar", "memory"]
+
+
+def markdown(report):
+    table = markdown_table(HEADER, [cells(row) for row in report["rows"]])
+    where = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
+    return (
+        "# Step time and memory, as a ratio to the dense step\n\n"
+        f"`{report['command']}` on {where}; load average {report['load_before']:.1f} "
+        f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
+        f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
+        f"{BARS['memory']}.\n\n{table}"
+    )
+
+
+def show(measured):
+    table = Table(title="Step time and memory, as a ratio to the dense step")
+    for column in HEADER:
+        table.add_column(column, justify="right" if column else "left")
+    for row in measured:
+        table.add_row(*map(str, cells(row)))
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What is refused, in which words, and that the model stays as it was."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import smart_tf
+from smart_tf.flavours import wrappers
+from tests.references import assert_same, mlp, weights
+
+
+def limited():
+    """A model with a constraint that must survive."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(16, kernel_constraint="max_norm", name="limited"),
+            layers.Dense(4, name="last"),
+        ]
+    )
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.limited = layers.Dense(16, kernel_constraint="max_norm")
+        self.last = layers.Dense(4)
+
+    def call(self, x):
+        return self.last(self.limited(x))
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 16), "float32"))
+    return model
+
+
+REFUSED = [
+    ({"sparsity": 1.0}, ValueError, "`sparsity` must be in \\[0, 1\\)"),
+    ({"sparsity": 1.3}, ValueError, "Received: sparsity=1.3"),
+    ({"sparsity": -0.1}, ValueError, "`sparsity` must be in"),
+    ({"sparsity": float("nan")}, ValueError, "`sparsity` must be in"),
+    ({"sparsity": "0.5"}, TypeError, "`sparsity` must be a float"),
+    ({"sparsity": True}, TypeError, "`sparsity` must be a float"),
+    ({"sparsity": None}, ValueError, "`sparsity` must be given"),
+    ({"sparsity": 0.7, "structure": "2:4"}, ValueError, "leave argument `sparsity`"),
+    ({"structure": "5:4"}, ValueError, "`structure` must be"),
+    ({"structure": "blocks"}, ValueError, "`structure` must be"),
+    ({"structure": "0x8"}, ValueError, "`structure` must be"),
+    ({"structure": 16}, TypeError, "`structure` must be"),
+    ({"method": "best"}, ValueError, "`method` must be one of"),
+    ({"method": 3}, TypeError, "`method` must be"),
+    ({"filters": ["nowhere"]}, ValueError, "names layers that the model does not have"),
+    ({"filters": 3}, TypeError, "`filters` must be"),
+    ({"filters": "nowhere"}, ValueError, "left out by `filters`"),
+    ({"budget": "latency"}, ValueError, "`budget` must be"),
+    ({"max_layer_sparsity": 0.2}, ValueError, "`max_layer_sparsity` must be between"),
+    ({"max_layer_sparsity": 1.5}, ValueError, "`max_layer_sparsity` must be between"),
+    ({"max_layer_sparsity": "all"}, TypeError, "`max_layer_sparsity` must be a float"),
+    ({"schedule": "slow"}, TypeError, "`schedule` must be a `TemperatureSchedule`"),
+    ({"sparsity": 0.99, "structure": "16x16"}, ValueError, "floor|sparsity|budget"),
+]
+
+
+@pytest.mark.parametrize("make", [limited, subclassed])
+@pytest.mark.parametrize("arguments,error,words", REFUSED, ids=lambda a: str(a)[:40])
+def test_prune_refuses_and_leaves_the_model_as_it_was(arguments, error, words, make):
+    model = make()
+    before, cls = weights(model), type(model)
+    constraints = [v.constraint for v in model.trainable_variables]
+    parts = list(model.layers)
+    with pytest.raises(error, match=words) as caught:
+        smart_tf.prune(model, **({"sparsity": 0.5, "structure": "4x4"} | arguments))
+    assert "Received" in str(caught.value) or error is ValueError
+    assert_same(before, weights(model))
+    assert [v.constraint for v in model.trainable_variables] == constraints
+    assert model.layers == parts and type(model) is cls
+    assert (
+        len(wrappers(smart_tf.prune(model, 0.5, "4x4"))) == 2
+    )  # as if nothing had been
+
+
+class OwnConstructor(keras.Model):
+    """A graph model whose clone would be a plain Functional one."""
+
+    def __init__(self, width):
+        x = keras.Input((16,))
+        constraint = keras.constraints.MaxNorm(1.0)
+        dense = layers.Dense(width, kernel_constraint=constraint)
+        super().__init__(x, layers.Dense(4)(dense(x)))
+
+    def train_step(self, data):
+        raise NotImplementedError
+
+
+def test_a_model_that_a_clone_would_not_be_is_refused():
+    model = OwnConstructor(8)
+    constraint = model.layers[1].kernel.constraint
+    with pytest.raises(ValueError, match="lose its.*train_step"):
+        smart_tf.prune(model, 0.5, "4x4")
+    assert model.layers[1].kernel.constraint is constraint
+
+
+def test_unbuilt_models_are_refused():
+    with pytest.raises(ValueError, match="must be built.*Received"):
+        smart_tf.prune(keras.Sequential([layers.Dense(4)]), 0.5, "4x4")
+    with pytest.raises(ValueError, match="must be built.*Received"):
+        smart_tf.prune(Subclassed(), 0.5, "4x4")
+
+
+def test_pruned_models_are_not_pruned_again():
+    model = smart_tf.prune(mlp(), 0.5, "4x4")
+    with pytest.raises(ValueError, match="pruning wrappers already.*strip_pruning"):
+        smart_tf.prune(model, 0.5, "4x4")
+    with pytest.raises(ValueError, match="wrapped for pruning already"):
+        smart_tf.PrunableLayer(model.layers[0], "4x4", 0.5)
+
+
+def test_a_model_without_kernels_says_what_it_has():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.BatchNormalization(name="norm")]
+    )
+    with pytest.raises(ValueError, match="'norm': no kernel"):
+        smart_tf.prune(model, 0.5, "4x4")
+
+
+@pytest.mark.parametrize("wrong", [None, "model", np.zeros(3), object()], ids=str)
+def test_what_is_no_model_is_refused(wrong):
+    with pytest.raises(TypeError, match="Argument `model` must be a Keras model"):
+        smart_tf.prune(wrong, 0.5)
+
+
+def test_a_wrapper_around_nothing_prunable_is_refused_when_it_is_built():
+    model = keras.Sequential([smart_tf.PrunableLayer(layers.ReLU(), "4x4", 0.5)])
+    with pytest.raises(ValueError, match="no weights that can be pruned"):
+        model.build((None, 4))
+
+
+@pytest.mark.parametrize(
+    "arguments,error,words",
+    [
+        ({"pretrain_epochs": -1}, ValueError, "`pretrain_epochs` must be >= 0"),
+        ({"search_epochs": 0}, ValueError, "`search_epochs` must be positive"),
+        ({"search_epochs": -2}, ValueError, "`search_epochs` must be positive"),
+        ({"schedule": "exponential"}, TypeError, "`schedule` must be"),
+        (
+            {"schedule": smart_tf.TemperatureSchedule(0, 5), "search_epochs": 2},
+            ValueError,
+            "either `schedule` or epochs",
+        ),
+    ],
+    ids=str,
+)
+def test_the_callback_refuses_arguments(arguments, error, words):
+    with pytest.raises(error, match=words) as caught:
+        smart_tf.SmartPruningCallback(**arguments)
+    assert "Received" in str(caught.value)

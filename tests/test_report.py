@@ -1,0 +1,131 @@
+"""What the report says before, during and after pruning."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import smart_tf
+from tests.references import compiled, data, mlp
+
+X, Y = data()
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    model = compiled(smart_tf.prune(mlp(), 0.75, "4x4"))
+    callback = smart_tf.SmartPruningCallback(search_epochs=1)
+    model.fit(X, Y, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+    return model
+
+
+def test_it_counts_each_kernel(frozen):
+    report = smart_tf.report(frozen)
+    assert (report.phase, report.structure) == ("frozen", "4x4")
+    assert report.sparsity == 0.75
+    assert [k.shape for k in report.kernels] == [(16, 16), (16, 16), (16, 4)]
+    assert [k.blocks for k in report.kernels] == [16, 16, 4]
+    assert sum(k.blocks_kept for k in report.kernels) == 9
+    for kernel, layer in zip(report.kernels, frozen.layers, strict=True):
+        values = layer.kernel.numpy()
+        assert kernel.zeros == (values == 0).sum()
+        assert kernel.weights == values.size
+        assert kernel.sparsity == kernel.zeros / kernel.weights
+        assert kernel.name.endswith(f"{layer.name}/kernel")
+
+
+def test_parameters_are_those_of_the_plain_model(frozen):
+    plain = mlp().count_params()
+    assert smart_tf.report(frozen).parameters == plain
+    assert smart_tf.report(smart_tf.prune(mlp(), 0.5, "4x4")).parameters == plain
+    assert smart_tf.report(mlp()).parameters == plain
+
+
+def test_before_the_search_it_shows_what_the_magnitudes_would_give():
+    model = smart_tf.prune(mlp(), 0.75, "4x4")
+    before = smart_tf.report(model)
+    assert before.phase == "dense"
+    after = smart_tf.report(smart_tf.strip_pruning(model))
+    assert after.phase == "plain" and after.structure is None
+    assert [k.zeros for k in before.kernels] == [k.zeros for k in after.kernels]
+    assert before.sparsity == after.sparsity == 0.75
+
+
+def test_what_is_left_alone_is_named_once_with_its_reason():
+    layers = keras.layers
+    x = keras.Input((8, 8, 4))
+    y = layers.Rescaling(2.0)(x)
+    y = layers.Conv2D(8, 3, name="chosen")(y)
+    y = layers.BatchNormalization(name="norm")(y)
+    y = layers.Conv2D(8, 3, name="frozen", trainable=False)(y)
+    y = Strange(name="strange")(layers.ReLU()(y))
+    y = layers.Dense(4, name="not_chosen")(layers.Flatten()(y))
+    pruned = smart_tf.prune(keras.Model(x, y), 0.5, "4x4", filters="^(?!not_)")
+    report = smart_tf.report(pruned)
+    assert [k.shape for k in report.kernels] == [(3, 3, 4, 8)]
+    assert report.skipped == {
+        "norm": "no kernel",
+        "frozen": "not trainable",
+        "strange": "unknown layer: teach it with smart_tf.register_prunable",
+        "not_chosen": "left out by `filters`",
+    }
+    printed = " ".join(str(report).split())
+    for reason in report.skipped.values():
+        assert printed.count(reason) == 1
+
+
+class Strange(keras.layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_kernels_without_an_axis_for_the_structure_are_named():
+    x = keras.Input((8, 8, 4))
+    y = keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    y = keras.layers.Conv2D(8, 1, name="pointwise")(y)
+    report = smart_tf.report(smart_tf.prune(keras.Model(x, y), structure="2:4"))
+    assert report.skipped == {"depthwise": "the kernel has no input axis"}
+
+
+def test_a_plain_model_is_reported_too():
+    model = mlp()
+    kernel = model.get_layer("first").kernel
+    kernel.assign(np.where(np.eye(16), kernel.numpy(), 0.0))
+    report = smart_tf.report(model)
+    assert report.phase == "plain"
+    assert [k.zeros for k in report.kernels] == [240, 0, 0]
+    assert report.sparsity == 240 / 576
+    assert report.kernels[0].blocks is None
+
+
+def test_it_prints_an_aligned_table(frozen):
+    lines = str(smart_tf.report(frozen)).splitlines()
+    table = [line for line in lines if line.startswith(("│", "┃"))]
+    assert len(table) == 1 + 3 + 1  # head, kernels, foot
+    assert len({len(line) for line in table}) == 1
+    assert "75.00%" in table[-1] and "9 of 36" in table[-1]
+
+
+def test_it_turns_into_json_and_a_picture(frozen, tmp_path):
+    report = smart_tf.report(frozen)
+    loaded = json.loads(json.dumps(report.to_dict()))
+    assert loaded["sparsity"] == 0.75
+    assert loaded["kernels"][0]["zeros"] == report.kernels[0].zeros
+    report.plot(tmp_path / "report.png")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_looking_changes_nothing(frozen):
+    before = [v.numpy() for v in frozen.variables]
+    smart_tf.report(frozen)
+    model = smart_tf.prune(mlp(), 0.75, "4x4")
+    untouched = [v.numpy() for v in model.variables]
+    smart_tf.report(model)
+    for values, variables in ((before, frozen.variables), (untouched, model.variables)):
+        assert all(
+            (a == b.numpy()).all() for a, b in zip(values, variables, strict=True)
+        )
