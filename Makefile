@@ -16,7 +16,7 @@ help:
 	@echo "make test       the tests that take less than a few seconds each"
 	@echo "make test-slow  the other tests"
 	@echo "make lint       ruff: style and formatting"
-	@echo "make bench      compare the methods, and time the pruned models"
+	@echo "make bench      measure the library itself; results in benchmarks/results/"
 	@echo "make docs       the API pages, in site/"
 	@echo "make dist       sdist and wheel, in dist/"
 

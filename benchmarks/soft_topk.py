@@ -1,6 +1,6 @@
 """Time of the soft top-k, in passes of one `tf.sigmoid` over the same entries.
 
-    python benchmarks/soft_topk.py [--quick]
+    python -m benchmarks.soft_topk [--quick]
 
 Everything is timed interleaved in one process, round after round, so that other
 load on the machine falls on all alike. Ratios are of medians, within one mode (XLA
@@ -9,9 +9,7 @@ noise and theta by 0.02 temperatures; "cold" knows nothing.
 """
 
 import argparse
-import json
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -22,11 +20,12 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.record import RESULTS, provenance, write
 from smart_tf.topk import soft_mask, soft_topk, threshold
 
 SEED = 0
 KEPT, TAU = 0.3, 0.1
-RESULTS = Path(__file__).parent / "results" / "soft_topk.json"
+OUTPUT = RESULTS / "soft_topk.json"
 BARS = {  # forward + backward at the largest n, in sigmoid passes
     ("warm fwd+bwd", True): 4.0,
     ("cold fwd+bwd", True): 5.0,
@@ -183,16 +182,6 @@ def step_cost(rounds, rng, n=600, chained=20):
     }
 
 
-def machine():
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        models = [line.split(":")[1].strip() for line in lines if "model name" in line]
-        model = models[0] if models else model
-    return {"cpu": model, "cores": os.cpu_count()}
-
-
 def markdown(report):
     lines = [
         "# Soft top-k: time in passes of one `tf.sigmoid`",
@@ -241,18 +230,10 @@ def show(report):
     Console().print(table, report["training_step"])
 
 
-def write(path, text):
-    """Atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small n, few rounds")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     rng = np.random.default_rng(SEED)
     load = [round(value, 2) for value in os.getloadavg()]
@@ -263,23 +244,16 @@ def main():
         for xla in (True, False):
             rows += compare(n, xla, rounds, slow_rounds, rng)
     report = {
-        "command": "python benchmarks/soft_topk.py" + " --quick" * options.quick,
-        "seed": SEED,
+        **provenance("benchmarks.soft_topk", SEED),
         "kept": KEPT,
         "temperature": TAU,
         "rounds": rounds,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": machine(),
         "load_before": load,
         "rows": rows,
         "training_step": step_cost(rounds, rng),
     }
     show(report)
-    write(options.output, json.dumps(report, indent=1) + "\n")
+    write(options.output, report)
     write(options.output.with_suffix(".md"), markdown(report))
 
 

@@ -68,6 +68,7 @@ def test_sequential():
     assert stripped.layers == model.layers
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_with_losses_by_name():
     a, b = keras.Input((16,), name="a"), keras.Input((8,), name="b")
     joined = layers.concatenate(

@@ -167,7 +167,7 @@ def test_the_logits_rate_follows_the_decay_of_the_weights_schedule():
     )
     model = pruned()
     optimizer = wrap(model, keras.optimizers.AdamW(schedule))
-    for step in range(18):
+    for step in range(17):
         apply(optimizer, model)
         expected = float(schedule(step)) / 0.02  # of the default rate of 1
         assert rate(optimizer) == pytest.approx(expected, abs=1e-6)
@@ -268,14 +268,30 @@ def test_a_loss_scaling_optimizer_keeps_its_settings_and_its_scale():
     assert float(model.optimizer.dynamic_scale) == 64.0 * 2**3  # 16 steps
 
 
-def test_strip_gives_the_model_a_plain_optimizer_back():
-    model = compiled(pruned(), keras.optimizers.Adam(0.005))
-    fit(model, smart_tf.SmartPruningCallback(search_epochs=1))
-    stripped = compiled(smart_tf.strip_pruning(model), keras.optimizers.Adam(0.005))
+class Subclassed(keras.Model):
+    """Wrapped in place: it stays compiled, and has its graphs traced already."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = keras.layers.Dense(16), keras.layers.Dense(4)
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+
+def test_a_compiled_model_follows_what_is_done_to_its_layers():
+    model = compiled(Subclassed(), keras.optimizers.Adam(0.005))
+    dense = model.predict(X, verbose=0)
+    pruned_model = smart_tf.prune(model, 0.5, "4x4")
+    fit(pruned_model, smart_tf.SmartPruningCallback(search_epochs=1))
+    pruned_model.evaluate(X, Y, verbose=0)
+    stripped = smart_tf.strip_pruning(pruned_model)
     assert type(stripped.optimizer) is keras.optimizers.Adam
-    before = weights(stripped)
-    stripped.fit(X, Y, verbose=0)
-    assert any((a != b).any() for a, b in zip(before, weights(stripped), strict=True))
+    assert float(stripped.optimizer.learning_rate) == pytest.approx(0.005)
+    assert np.abs(stripped.predict(X, verbose=0) - dense).max() > 1e-2
+    assert_same([stripped.predict(X, verbose=0)], [stripped(X).numpy()], atol=1e-6)
+    stripped.fit(X, Y, verbose=0)  # as any plain model: nothing holds the zeros
+    assert (stripped.first.kernel.numpy() != 0).mean() > 0.9
 
 
 def test_the_optimizer_round_trips_through_its_config():
@@ -303,13 +319,19 @@ def test_a_wrong_mask_optimizer_is_refused(wrong):
 @pytest.mark.parametrize(
     "optimizer",
     [
-        keras.optimizers.Adam(1e-2),
-        keras.optimizers.AdamW(1e-2, weight_decay=0.1),
-        keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
-        keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9),
-        keras.optimizers.Adam(1e-2, use_ema=True, ema_overwrite_frequency=3),
+        pytest.param(keras.optimizers.Adam(1e-2), marks=pytest.mark.slow, id="adam"),
+        pytest.param(keras.optimizers.AdamW(1e-2, weight_decay=0.1), id="adamw"),
+        pytest.param(
+            keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True), id="momentum"
+        ),
+        pytest.param(
+            keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), id="ema"
+        ),
+        pytest.param(
+            keras.optimizers.Adam(1e-2, use_ema=True, ema_overwrite_frequency=3),
+            id="ema_overwrite",
+        ),
     ],
-    ids=["adam", "adamw", "momentum", "ema", "ema_overwrite"],
 )
 def test_raw_kernels_are_exactly_zero_after_every_step(optimizer):
     def zeros(model):

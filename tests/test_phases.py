@@ -87,12 +87,19 @@ def test_the_three_phases_follow_each_other_inside_one_fit():
     assert "temperature" in history.history
 
 
-def test_the_freeze_keeps_the_hard_top_k_of_the_logits():
+@pytest.fixture(scope="module")
+def course():
+    """A model after its run, and phase, logits, masks and kernels after each update."""
     model = pruned_mlp(sparsity=0.6)
-    look = EachBatch(lambda m: (phase(m), logits(m), masks(m)))
-    fit(model, smart_tf.SmartPruningCallback(search_epochs=2), look)
-    first = [p for p, _, _ in look.seen].index(FROZEN)
-    _, last_logits, hard = look.seen[first]
+    look = EachBatch(lambda m: (phase(m), logits(m), masks(m), kernels(m)))
+    fit(model, smart_tf.SmartPruningCallback(search_epochs=1), look, epochs=2)
+    return model, look.seen
+
+
+def test_the_freeze_keeps_the_hard_top_k_of_the_logits(course):
+    model, seen = course
+    first = [p for p, *_ in seen].index(FROZEN)
+    _, last_logits, hard, _ = seen[first]
     kept = greedy_topk(last_logits, 0.4 * BLOCKS)
     for mask, keep in zip(hard, kept, strict=True):
         np.testing.assert_array_equal(mask.ravel(), keep)
@@ -100,21 +107,19 @@ def test_the_freeze_keeps_the_hard_top_k_of_the_logits():
     assert zeros(model) == 1 - 14 / BLOCKS
 
 
-def test_pruned_blocks_are_zero_and_kept_blocks_are_not():
-    model = pruned_mlp(sparsity=0.5)
-    fit(model, smart_tf.SmartPruningCallback(search_epochs=2))
+def test_pruned_blocks_are_zero_and_kept_blocks_are_not(course):
+    model, _ = course
     for mask, kernel in zip(masks(model), kernels(model).values(), strict=True):
         spread = np.kron(mask, np.ones((4, 4)))
         np.testing.assert_array_equal(kernel != 0, spread == 1)
 
 
-def test_fine_tuning_trains_the_weights_and_leaves_the_logits():
-    model = pruned_mlp(sparsity=0.5)
-    look = EachEpoch(lambda m: (logits(m), kernels(m)))
-    fit(model, smart_tf.SmartPruningCallback(search_epochs=1), look)
-    (l1, w1), *_, (l3, w3) = look.seen
-    assert_same(l1, l3)
-    assert all(np.abs(w1[k] - w3[k]).max() > 0 for k in w1)
+def test_fine_tuning_trains_the_weights_and_leaves_the_logits(course):
+    _, seen = course
+    frozen = [state for state in seen if state[0] == FROZEN]
+    (_, l1, _, w1), *_, (_, l2, _, w2) = frozen
+    assert_same(l1, l2)
+    assert all(np.abs(w1[k] - w2[k]).max() > 0 for k in w1)
 
 
 def test_logits_get_no_gradient_outside_the_search():
@@ -295,6 +300,11 @@ def test_unknown_cardinality_needs_a_schedule_or_the_steps_of_an_epoch():
     with pytest.raises(ValueError, match="steps_per_epoch"):
         model.fit(unknown_cardinality(), epochs=3, verbose=0, callbacks=[callback])
     assert_same(before, weights(model))
+
+
+@pytest.mark.slow
+def test_unknown_cardinality_works_with_the_steps_of_an_epoch():
+    model = pruned_mlp()
     model.fit(
         unknown_cardinality().repeat(),
         steps_per_epoch=4,
@@ -412,6 +422,7 @@ def test_a_second_fit_fine_tunes_a_frozen_model():
     assert all(np.abs(first[k] - v).max() > 0 for k, v in kernels(model).items())
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_in_a_second_fit():
     model = pruned_mlp()
     schedule = smart_tf.TemperatureSchedule(0, 8, 2.0, 0.1)
@@ -459,7 +470,11 @@ class InterruptAt(keras.callbacks.Callback):
 # ---- A loop of one's own
 
 
-@pytest.mark.parametrize("traced", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize(
+    "traced",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["graph", "eager"],
+)
 def test_a_custom_loop_takes_the_same_course_as_fit(traced):
     schedule = smart_tf.TemperatureSchedule(1, 5, 1.0, 0.05)
     fitted = pruned_mlp(keras.optimizers.Adam(1e-2))

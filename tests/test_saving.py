@@ -72,7 +72,14 @@ def uninterrupted():
     return look.seen
 
 
-@pytest.mark.parametrize("update", PHASES.values(), ids=PHASES)
+@pytest.mark.parametrize(
+    "update",
+    [
+        pytest.param(update, marks=[pytest.mark.slow] if name != "search" else [])
+        for name, update in PHASES.items()
+    ],
+    ids=PHASES,
+)
 def test_a_saved_model_goes_on_as_if_never_stopped(update, uninterrupted, tmp_path):
     model = train_on(new_model(), 0, update)
     assert_same(weights(model), uninterrupted[update - 1])
@@ -203,7 +210,11 @@ def test_a_wrapper_keeps_its_schedule_in_its_config():
     assert wrappers(again)[0].schedule == schedule()
 
 
-@pytest.mark.parametrize("strip", [False, True], ids=["pruned", "stripped"])
+@pytest.mark.parametrize(
+    "strip",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["pruned", "stripped"],
+)
 def test_exported_models_serve_the_same(strip, tmp_path):
     model = new_model()
     fit(model, smart_tf.SmartPruningCallback(search_epochs=1), epochs=2)
@@ -227,27 +238,30 @@ def test_saved_models_written_by_tf_serve_the_same(tmp_path):
 # ---- Keras' own callbacks
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["before", "after"])
-def test_checkpoints_are_sparse_wherever_their_callback_stands(place, tmp_path):
-    full = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
-    light = keras.callbacks.ModelCheckpoint(
-        tmp_path / "{epoch}.weights.h5", save_weights_only=True
-    )
+def test_checkpoints_are_sparse_wherever_their_callback_stands(tmp_path):
+    def checkpoints(place):
+        path = tmp_path / f"{place}-{{epoch}}"
+        return [
+            keras.callbacks.ModelCheckpoint(f"{path}.keras"),
+            keras.callbacks.ModelCheckpoint(
+                f"{path}.weights.h5", save_weights_only=True
+            ),
+        ]
+
     model = new_model()
-    callbacks = [full, light]
-    callbacks.insert(2 * place, smart_tf.SmartPruningCallback(search_epochs=1))
-    fit(model, *callbacks, epochs=2)
+    ours = smart_tf.SmartPruningCallback(search_epochs=1)
+    fit(model, *checkpoints("before"), ours, *checkpoints("after"), epochs=2)
     assert zeros(model) == 0.75
-    expected = output(model, X)
-    for epoch in (1, 2):
-        loaded = keras.models.load_model(tmp_path / f"{epoch}.keras")
-        other = new_model()
-        other.load_weights(tmp_path / f"{epoch}.weights.h5")
-        assert zeros(loaded) == zeros(other) == 0.75
-        assert_same(weights(loaded), weights(other))
-        assert smart_tf.report(loaded).sparsity == 0.75
-        assert zeros(smart_tf.strip_pruning(loaded)) == 0.75
-    assert_same([expected], [output(loaded, X)], atol=1e-6)
+    for place in ("before", "after"):
+        for epoch in (1, 2):
+            loaded = keras.models.load_model(tmp_path / f"{place}-{epoch}.keras")
+            other = smart_tf.prune(mlp(), 0.75, "4x4")
+            other.load_weights(tmp_path / f"{place}-{epoch}.weights.h5")
+            assert zeros(loaded) == zeros(other) == 0.75
+            assert_same(weights(loaded), weights(other))
+            assert smart_tf.report(loaded).sparsity == 0.75
+            assert zeros(smart_tf.strip_pruning(other)) == 0.75
+        assert_same([output(model, X)], [output(loaded, X)], atol=1e-6)
 
 
 class Crash(keras.callbacks.Callback):
@@ -261,8 +275,18 @@ class Crash(keras.callbacks.Callback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["before", "after"])
-@pytest.mark.parametrize("crash", [6, 10, 15], ids=["early", "search", "fine-tune"])
+CRASHES = [
+    pytest.param(place, update, marks=marks, id=f"{when}-{order}")
+    for place, order in enumerate(("before", "after"))
+    for when, update, marks in (
+        ("early", 6, pytest.mark.slow),
+        ("search", 10, []),
+        ("fine-tune", 15, pytest.mark.slow),
+    )
+]
+
+
+@pytest.mark.parametrize("place,crash", CRASHES)
 def test_a_crashed_run_is_taken_up_by_a_new_process(
     place, crash, uninterrupted, tmp_path
 ):

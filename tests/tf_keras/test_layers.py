@@ -9,7 +9,7 @@ from tf_keras import layers
 import smart_tf
 from tests.tf_keras import tiny
 
-# The layers of tfmot's own test and those that it leaves out: layer, input shape.
+# The layers of tfmot's own tests and those that they leave out: layer, input shape.
 KINDS = {
     "Conv1D": lambda: (layers.Conv1D(4, 2), (3, 6)),
     "Conv2D": lambda: (layers.Conv2D(4, (2, 2)), (4, 6, 1)),
@@ -36,6 +36,10 @@ KINDS = {
 }
 
 
+SLOW = ["Conv1DTranspose", "Conv3DTranspose", "GRU", "LSTM", "RNN of cells"]
+SLOW += ["Bidirectional", "TimeDistributed"]
+
+
 def trained(layer, input_shape, structure, sparsity=0.5, tokens=None):
     """A model of one layer, driven by tfmot's callback for two epochs of one batch."""
     wrapped = smart_tf.prune(
@@ -60,7 +64,10 @@ def masked_kernels(model):
     return [m.weight.variable.numpy() for m in wrapper.weight_masks]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow if k in SLOW else ()) for k in KINDS],
+)
 def test_layer_reaches_its_sparsity(kind):
     layer, input_shape = KINDS[kind]()
     model = trained(layer, input_shape, "unstructured")
@@ -99,15 +106,17 @@ def groups_of_inputs(kernel, of):
     return np.swapaxes(kernel, -1, -2).reshape(-1, of)
 
 
-@pytest.mark.parametrize("keep,of", [(2, 4), (1, 8)])
 @pytest.mark.parametrize(
-    "layer,input_shape",
-    [(layers.Dense, (8,)), (layers.Conv2D, (8, 8, 8))],
-    ids=["Dense", "Conv2D"],
+    "layer,input_shape,keep,of",
+    [
+        (lambda: layers.Dense(16), (8,), 2, 4),
+        (lambda: layers.Conv2D(16, (5, 7)), (8, 8, 8), 2, 4),
+        (lambda: layers.Dense(16), (8,), 1, 8),
+    ],
+    ids=["Dense 2:4", "Conv2D 2:4", "Dense 1:8"],
 )
 def test_n_of_m(layer, input_shape, keep, of):
-    arguments = (16, (5, 7)) if layer is layers.Conv2D else (16,)
-    model = trained(layer(*arguments), input_shape, f"{keep}:{of}", sparsity=None)
+    model = trained(layer(), input_shape, f"{keep}:{of}", sparsity=None)
     groups = groups_of_inputs(masked_kernels(model)[0], of)
     np.testing.assert_array_equal((groups != 0).sum(axis=1), keep)
 

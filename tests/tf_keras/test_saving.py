@@ -78,8 +78,14 @@ def restored(path):
     return model
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("epochs", PHASES)
+def combinations():
+    for epochs in PHASES:
+        for name in FORMATS:
+            slow = epochs != 3 and name != "model.keras"
+            yield pytest.param(epochs, name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("epochs,name", combinations())
 def test_training_goes_on_as_if_never_stopped(run, epochs, name):
     straight, folder = run
     model = restored(folder / str(epochs) / name)
@@ -90,7 +96,9 @@ def test_training_goes_on_as_if_never_stopped(run, epochs, name):
     assert smart_tf.report(model).to_dict() == smart_tf.report(straight).to_dict()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(f, marks=pytest.mark.slow) for f in FILES[:2]), FILES[2]]
+)
 def test_the_schedule_is_saved_too(run, name):
     """tf_keras restores no optimizer from a SavedModel: there it starts anew."""
     straight, folder = run
@@ -133,6 +141,7 @@ def test_served_model_computes_what_the_pruned_one_does(run):
     assert not np.allclose(outputs, plain(x), atol=1e-2)  # Dense: not frozen yet.
 
 
+@pytest.mark.slow
 def test_saving_an_untrained_model_does_not_warn_of_training(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*nothing drives.*")
@@ -142,6 +151,7 @@ def test_saving_an_untrained_model_does_not_warn_of_training(tmp_path):
         tiny.fit(model, 1)
 
 
+@pytest.mark.slow
 def test_backup_and_restore_resumes_a_run_that_was_cut_off(run, tmp_path):
     straight, _ = run
 
@@ -212,6 +222,7 @@ def test_a_fresh_process_loads_our_files(run, imports):
         np.testing.assert_allclose(np.load(f"{path}.npy"), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_import_alone_touches_neither_tfmot_nor_tf_keras(run):
     """And still: a model is pruned, and a saved one loads as soon as we are told."""
     code = """

@@ -170,6 +170,7 @@ def test_prune_preserving_quantization_aware_training_keeps_the_zeros(frozen):
         np.testing.assert_array_equal(trained[name] == 0, mask)
 
 
+@pytest.mark.slow
 def test_stop_and_restart_goes_on_as_one_ranking(tmp_path):
     """With `UpdatePruningStep` alone, which knows nothing of rankings."""
     straight = tiny.compiled(_seeded(pruned_with_schedule(end_step=8)))

@@ -156,6 +156,7 @@ def test_steps_per_execution(steps):
     assert all(int(w.pruning_step) == 12 for w in tiny.wrappers(pruned))
 
 
+@pytest.mark.slow
 def test_jit_compile_trains_the_same():
     trained = []
     for jit in (False, True):
@@ -168,6 +169,7 @@ def test_jit_compile_trains_the_same():
         np.testing.assert_allclose(kernel, trained[1][name], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_run_eagerly_trains_the_same():
     trained = []
     for eager in (False, True):
@@ -199,13 +201,15 @@ def test_mixed_precision(policy):
     assert all(int(w.pruning_step) == 8 for w in tiny.wrappers(pruned))
 
 
-def test_learning_rate_schedule_and_callbacks_reach_the_logits():
+def test_learning_rate_schedules_reach_the_logits():
     decay = optimizers.schedules.CosineDecay(1e-2, 8)
     pruned = tiny.compiled(pruned_model(), optimizers.AdamW(decay))
     tiny.fit(pruned, 2, [smart_tf.SmartPruningCallback(search_epochs=1)])
     rate = float(pruned.optimizer.mask_optimizer.learning_rate)
     assert rate == pytest.approx(float(decay(7)) / 1e-2, rel=1e-4)
 
+
+def test_learning_rate_callbacks_reach_the_logits():
     pruned = tiny.compiled(pruned_model(), optimizers.SGD(0.1))
     slower = tf_keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))
     tiny.fit(pruned, 2, [slower, smart_tf.SmartPruningCallback(search_epochs=1)])

@@ -1,0 +1,16 @@
+"""Runs every benchmark, each in a process of its own; the results are in `results/`."""
+
+import subprocess
+import sys
+
+BENCHMARKS = ("soft_topk", "step_overhead", "applications")
+
+
+def main():
+    for name in BENCHMARKS:
+        print(f"benchmarks.{name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+
+
+if __name__ == "__main__":
+    main()
