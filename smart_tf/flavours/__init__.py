@@ -1,7 +1,8 @@
 """The two Keras flavours: everything in which they differ is in this folder.
 
-Both modules have the same names: `PrunableLayer`, `PruningOptimizer`,
-`is_graph_model`, `clone_graph_model`, `is_model`, `wrap_loss_scaled`.
+Both modules have the same names: the wrapper `PrunableLayer`, the optimizer
+`PruningOptimizer`, and what taking a model apart needs (`is_graph_model`,
+`clone_graph_model`, `set_attribute`, ...).
 """
 
 import importlib

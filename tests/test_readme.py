@@ -1,0 +1,61 @@
+"""The README's Python is run as it stands there."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+    """What the README takes for granted: a model and its data."""
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((32,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(64, 32)).astype("float32")
+    y = np.arange(64) % 10
+    return {"model": model, "x": x, "y": y}
+
+
+def test_the_first_example_prunes_strips_and_converts(names, tmp_path):
+    code = BLOCKS[0].replace("sparsity=0.9", "sparsity=0.6")  # a model this small
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["final"].layers[0].kernel.numpy().size == 32 * 64
+    zeros = sum((w.numpy() == 0).sum() for w in names["final"].weights if w.ndim == 2)
+    assert zeros >= 0.6 * sum(w.numpy().size for w in names["final"].weights[::2])
+    assert (tmp_path / "model.tflite").stat().st_size > 0
+
+
+def test_the_training_loop_reaches_its_sparsity(names):
+    import tensorflow as tf
+
+    import smart_tf
+
+    batches = [(names["x"], names["y"])] * 12
+    code = BLOCKS[1].replace("(0, 1000)", "(0, 10)")
+    pruned = smart_tf.prune(names["model"], sparsity=0.5, structure="8x4")
+    names |= {"pruned": pruned, "batches": batches, "tf": tf, "keras": keras}
+    names |= {"smart_tf": smart_tf}
+    names["loss_fn"] = keras.losses.SparseCategoricalCrossentropy()
+    exec(compile(code, "README.md", "exec"), names)
+    report = smart_tf.report(pruned)
+    assert report.phase == "frozen"
+    assert 0.5 <= report.sparsity < 0.52
+
+
+def test_the_demo_table_is_the_one_that_the_demo_wrote():
+    table = (ROOT / "docs" / "quickstart" / "results.md").read_text()
+    assert table in README
