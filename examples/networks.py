@@ -4,7 +4,9 @@ import keras
 from keras import layers
 
 
-def small_resnet(input_shape, classes, widths=(16, 32, 64), blocks=1, name=None):
+def small_resnet(
+    input_shape, classes, widths=(16, 32, 64), blocks=1, stem_strides=2, name=None
+):
     """A residual network; about 78,000 weights with the default widths.
 
     Args:
@@ -12,13 +14,14 @@ def small_resnet(input_shape, classes, widths=(16, 32, 64), blocks=1, name=None)
         classes: How many logits to return.
         widths: Channels of each stage; every stage but the first halves the image.
         blocks: Residual blocks per stage.
+        stem_strides: Strides of the first convolution; 1 is four times slower than 2.
         name: The model's name.
 
     Returns:
         A Functional model from images to logits.
     """
     inputs = keras.Input(input_shape, name="image")
-    x = _conv(inputs, widths[0], name="stem")
+    x = _conv(inputs, widths[0], stem_strides, name="stem")
     for stage, width in enumerate(widths):
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
@@ -30,7 +33,7 @@ def small_resnet(input_shape, classes, widths=(16, 32, 64), blocks=1, name=None)
 
 def resnet20(input_shape, classes):
     """The 20-layer residual network for 32x32 images (He et al., 2016)."""
-    return small_resnet(input_shape, classes, blocks=3, name="resnet20")
+    return small_resnet(input_shape, classes, blocks=3, stem_strides=1, name="resnet20")
 
 
 def small_vit(input_shape, classes, patch=4, width=64, depth=4, heads=4):
