@@ -163,10 +163,6 @@ def measure_memory(network, flavour, variant):
 
 def rows(network, flavour, args):
     times = time_steps(network, flavour, args.rounds, args.steps)
-    memory = {}
-    if not args.no_memory:
-        for variant in times:
-            memory[variant] = peak_memory(network, flavour, variant)
     for variant, rounds in times.items():
         ratios = [a / b for a, b in zip(rounds, times["dense"], strict=True)]
         yield {
@@ -178,9 +174,19 @@ def rows(network, flavour, args):
             "ratio_of_fastest": min(rounds) / min(times["dense"]),
             "ratio_quartiles": list(np.percentile(ratios, [25, 75])),
             "bar": BARS.get(variant),
-            "memory_bytes": memory.get(variant),
-            "memory_ratio": memory[variant] / memory["dense"] if memory else None,
         }
+
+
+def add_memory(measured, networks, flavours):
+    """Adds the peak of memory to rows that have their times."""
+    dense = {}
+    for row in measured:
+        place = row["network"], row["flavour"]
+        if place[0] in networks and place[1] in flavours:
+            row["memory_bytes"] = peak_memory(*place, row["variant"])
+            if row["variant"] == "dense":
+                dense[place] = row["memory_bytes"]
+            row["memory_ratio"] = row["memory_bytes"] / dense[place]
 
 
 def main():
@@ -189,12 +195,25 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="steps in a round")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--flavours", nargs="*", default=list(FLAVOURS))
-    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument(
+        "--only-memory", action="store_true", help="add memory to earlier results"
+    )
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
         measure_memory(*args.memory)
         return
+    if args.only_memory:
+        report = json.loads((RESULTS / "step_overhead.json").read_text())
+    else:
+        report = measure_times(args)
+    add_memory(report["rows"], args.networks, args.flavours)
+    write(RESULTS / "step_overhead.json", report)
+    write(RESULTS / "step_overhead.md", markdown(report))
+    show(report["rows"])
+
+
+def measure_times(args):
     report = {
         **provenance("benchmarks.step_overhead", SEED),
         "load_before": os.getloadavg()[0],
@@ -207,12 +226,12 @@ def main():
             report["rows"] += rows(network, flavour, args)
             write(RESULTS / "step_overhead.json", report)
             show(report["rows"])
-    write(RESULTS / "step_overhead.md", markdown(report))
+    return report
 
 
 def cells(row):
     quartiles = "-".join(f"{q:.3f}" for q in row["ratio_quartiles"])
-    memory = f"{row['memory_ratio']:.2f}" if row["memory_ratio"] else ""
+    memory = f"{row['memory_ratio']:.3f}" if "memory_ratio" in row else ""
     return [
         f"{row['network']}, {row['flavour']}: {row['variant']}",
         f"{row['milliseconds']:.1f}",
