@@ -231,7 +231,7 @@ def measure_times(args):
 
 def cells(row):
     quartiles = "-".join(f"{q:.3f}" for q in row["ratio_quartiles"])
-    memory = f"{row['memory_ratio']:.3f}" if "memory_ratio" in row else ""
+    memory = f"{row['memory_ratio']:.3f}" if row.get("memory_ratio") else ""
     return [
         f"{row['network']}, {row['flavour']}: {row['variant']}",
         f"{row['milliseconds']:.1f}",
@@ -253,7 +253,8 @@ def markdown(report):
         f"`{report['command']}` on {where}; load average {report['load_before']:.1f} "
         f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
-        f"{BARS['memory']}.\n\n{table}"
+        f"{BARS['memory']}; memory is one sample, and varies more than its bar.\n\n"
+        f"{table}"
     )
 
 
