@@ -63,6 +63,7 @@ class Pruner:
         self.optimizer = None
         self._updates_at_most = 0
         self._starts_without_logits = False
+        self._is_over = False
 
     @property
     def phase(self):
@@ -107,7 +108,10 @@ class Pruner:
         # Reading a variable would wait for the device, so only near a milestone.
         begin, end = self.schedule.begin_step, self.schedule.end_step
         due = begin if self._starts_without_logits else end
-        if self._updates_at_most < due or self.is_frozen:
+        if self._is_over or self._updates_at_most < due:
+            return
+        self._is_over = self.is_frozen
+        if self._is_over:
             return
         self._updates_at_most = step = self.ranking.step
         if self._starts_without_logits and step >= begin:
