@@ -15,6 +15,12 @@ import sys
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+# A run that decides about a change tries the same examples every time.
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("repeatable")
 
 # Before anything imports TensorFlow.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
