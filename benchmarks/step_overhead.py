@@ -205,6 +205,8 @@ def main():
         return
     if args.only_memory:
         report = json.loads((RESULTS / "step_overhead.json").read_text())
+        command = provenance("benchmarks.step_overhead", SEED)["command"]
+        report["memory_command"] = command
     else:
         report = measure_times(args)
     add_memory(report["rows"], args.networks, args.flavours)
