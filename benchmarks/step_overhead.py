@@ -3,7 +3,7 @@
 Every variant trains the same network on the same batch. They take turns in one
 process, and the ratio of each round is to the dense step of the same round and
 flavour. Memory is the peak of a process of its own, over what it held before the
-first step.
+first step: the median of several processes.
 """
 
 import argparse
@@ -177,13 +177,15 @@ def rows(network, flavour, args):
         }
 
 
-def add_memory(measured, networks, flavours):
-    """Adds the peak of memory to rows that have their times."""
+def add_memory(measured, networks, flavours, repeats):
+    """Adds the median peak of memory to rows that have their times."""
     dense = {}
     for row in measured:
         place = row["network"], row["flavour"]
         if place[0] in networks and place[1] in flavours:
-            row["memory_bytes"] = peak_memory(*place, row["variant"])
+            samples = [peak_memory(*place, row["variant"]) for _ in range(repeats)]
+            row["memory_bytes"] = statistics.median(samples)
+            row["memory_samples"] = samples
             if row["variant"] == "dense":
                 dense[place] = row["memory_bytes"]
             row["memory_ratio"] = row["memory_bytes"] / dense[place]
@@ -191,10 +193,11 @@ def add_memory(measured, networks, flavours):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=4, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--steps", type=int, default=1, help="steps in a round")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--flavours", nargs="*", default=list(FLAVOURS))
+    parser.add_argument("--memory-repeats", type=int, default=3, help="processes")
     parser.add_argument(
         "--only-memory", action="store_true", help="add memory to earlier results"
     )
@@ -209,7 +212,8 @@ def main():
         report["memory_command"] = command
     else:
         report = measure_times(args)
-    add_memory(report["rows"], args.networks, args.flavours)
+    report["memory_repeats"] = args.memory_repeats
+    add_memory(report["rows"], args.networks, args.flavours, args.memory_repeats)
     write(RESULTS / "step_overhead.json", report)
     write(RESULTS / "step_overhead.md", markdown(report))
     show(report["rows"])
@@ -255,7 +259,8 @@ def markdown(report):
         f"`{report['command']}` on {where}; load average {report['load_before']:.1f} "
         f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
-        f"{BARS['memory']}; memory is one sample, and varies more than its bar.\n\n"
+        f"{BARS['memory']}; memory is the median of {report['memory_repeats']} "
+        "processes.\n\n"
         f"{table}"
     )
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-_LANES = 8  # rows that a long sum is folded into first
+_LANES = 16  # rows that a long sum is folded into first
 _SMALL = 2**14  # entries up to which theta is searched for without a sample
 _STRIDE = 24  # one of so many entries is a sample
 _RUN = 16  # entries of a sample that lie together: a cache line
@@ -216,7 +216,7 @@ def row_sum(x):
     """Sums the last axis, which stays with size 1, to float64 accuracy or nearly.
 
     XLA on CPU adds the float32 values of a sum one by one, which drifts (1e-2 at
-    2e7 equal values), and adds eight long rows to each other as fast as it reads.
+    2e7 equal values), and adds `_LANES` long rows to each other as fast as it reads.
     """
     n = x.shape[-1]
     if n is None or n > _LANES * 1024:
