@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 
 import numpy as np
 from rich.console import Console
@@ -277,19 +278,30 @@ def _grouped(flow, roots, free, round_to):
         through = [axes[number] for number, _ in key]
         made = [a for a in through if (id(a.variable), a.axis) in makers]
         often = min(count for number, count in key if axes[number] in made)
-        unit = max(1, round_to // np.gcd(round_to, often))
+        unit = _unit(round_to, often, len(found))
         if any(id(axis.variable) in whole for axis in made):
             unit = 1
         read = [_weight_name(a) for a in through if a not in made]
         groups.append(
             ChannelGroup(
                 channels,
-                int(unit),
+                unit,
                 tuple(_weight_name(a) for a in made),
                 tuple(read),
             )
         )
     return groups, index[roots]
+
+
+def _unit(round_to, often, size):
+    """In what steps to cut a group whose channels come `often` times on an axis.
+
+    A group that is too small to be cut well in such steps takes finer ones.
+    """
+    unit = round_to // math.gcd(round_to, often)
+    while unit > 1 and size < 4 * unit:
+        unit //= 2
+    return unit
 
 
 def _slices(flow, index):
