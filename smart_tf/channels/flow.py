@@ -1,6 +1,5 @@
 """How the channels of a model depend on each other, gathered call by call."""
 
-import collections
 import dataclasses
 from typing import Any
 
@@ -61,11 +60,24 @@ class Product:
 
 @dataclasses.dataclass(eq=False)
 class Fold:
-    """Constants that removed inputs had added, and the bias that takes their place."""
+    """What constant inputs add to a bias, which can take their place.
+
+    Attributes:
+        bias: The variable.
+        ids: int64 array `(inputs,)`, the channels.
+        constant: float64 array `(inputs,)`, their values; 0 where they vary.
+        kernel: float64 array `(inputs, outputs)`, what each is multiplied with.
+    """
 
     bias: Any
     ids: np.ndarray
-    terms: np.ndarray
+    constant: np.ndarray
+    kernel: np.ndarray
+
+    def added(self, removed):
+        """float64 array `(outputs,)`: what the removed channels (boolean) had added."""
+        gone = removed[self.ids]
+        return self.constant[gone] @ self.kernel[gone]
 
 
 class Flow:
@@ -85,13 +97,14 @@ class Flow:
         self.axes = {}
         self.makers = []
         self.products = []
-        self.folds = []
+        self.variables = {}
+        self._maker_of = {}
+        self._folds = {}
         self.resized = {}
-        self.reasons = {}
+        self._reasons = {}
         self.inputs = {}
         self._parent = [STAYS]
         self._needed = []
-        self._reads = collections.Counter()
 
     # Channels
 
@@ -106,16 +119,26 @@ class Flow:
         pairs = np.stack([a.ravel() for a in np.broadcast_arrays(one, other)])
         for a, b in np.unique(pairs, axis=1).T:
             low, high = sorted((self._find(a), self._find(b)))
-            if low != high:
+            if low == STAYS:
+                self._close(high, "it is combined with channels that stay")
+            elif low != high:
                 self._parent[high] = low
-                if low == STAYS:
-                    self.reasons.setdefault(high, "tied to channels that stay")
+                if high in self._reasons:
+                    self._close(low, self._reasons[high])
 
     def close(self, signal, reason):
         """Nothing that a signal carries can be removed, for a short reason."""
-        for channel in {self._find(c) for c in np.unique(signal.ids)} - {STAYS}:
-            self.reasons[channel] = reason
-            self._parent[channel] = STAYS
+        for channel in {self._find(c) for c in np.unique(signal.ids)}:
+            self._close(channel, reason)
+
+    def _close(self, channel, reason):
+        if channel != STAYS:
+            self._reasons.setdefault(channel, reason)
+
+    def reason(self, ids):
+        """String, why some of the channels stay, or None if they need not."""
+        found = (self._reasons.get(self._find(c)) for c in np.unique(ids))
+        return next(filter(None, found), None)
 
     def _find(self, channel):
         while self._parent[channel] != channel:
@@ -157,12 +180,12 @@ class Flow:
         weights = [(v, a % len(v.shape), ids) for v, a, ids in weights if v is not None]
         for variable, axis, ids in weights:
             self.carries(layer, variable, axis, ids)
-        for maker in self.makers:
-            if weights and maker.weights and maker.weights[0][0] is weights[0][0]:
-                return maker  # a layer that is called once more
-        maker = Maker(layer, weights, is_norm)
-        self.makers.append(maker)
-        return maker
+        key = tuple(id(variable) for variable, _, _ in weights)
+        if key not in self._maker_of:  # else a layer that is called once more
+            self._maker_of[key] = Maker(layer, weights, is_norm)
+            if weights:
+                self.makers.append(self._maker_of[key])
+        return self._maker_of[key]
 
     def reads(self, layer, kernel, axis, ids, constant, matrix, bias=None):
         """A weight multiplies channels and sums over them.
@@ -177,14 +200,22 @@ class Flow:
             bias: The variable that can take what constants add, or None.
         """
         self.carries(layer, kernel, axis, ids)
-        self._reads[id(bias)] += 1
         used = (matrix != 0).any(axis=(0, 2))
         free = constant == 0.0 if bias is None else np.isfinite(constant)
-        folded = used & free & (constant != 0.0)
-        if folded.any():
-            terms = constant[folded, None] * matrix.sum(axis=0)[folded]
-            self.folds.append(Fold(bias, ids[folded], terms))
         self.needs(ids[used & ~free])
+        if bias is not None:
+            self._fold(bias, ids, np.where(used & free, constant, 0.0), matrix)
+
+    def _fold(self, bias, ids, constant, matrix):
+        """A layer that is called twice can get other constants each time, which one
+        bias cannot stand for."""
+        fold = self._folds.get(id(bias))
+        if fold is None:
+            self._folds[id(bias)] = Fold(bias, ids, constant, matrix.sum(axis=0))
+            return
+        differs = fold.constant != constant
+        self.needs(ids[differs])
+        fold.constant[differs] = 0.0
 
     def needs(self, ids):
         """What carries information, or a constant that nothing else can bring."""
@@ -205,6 +236,10 @@ class Flow:
         """
         self.resized.setdefault(id(layer), {}).update(settings)
 
+    def met(self, layer):
+        """A layer is called."""
+        self.variables.update({id(v): v for v in getattr(layer, "weights", ())})
+
     def entered(self, model, signals):
         """A model, nested ones included, is given signals as its inputs."""
         known = self.inputs.setdefault(id(model), signals)
@@ -215,19 +250,24 @@ class Flow:
     # Results
 
     def roots(self):
-        """int64 array: for every id, the channel that it was joined into."""
-        return np.array([self._find(c) for c in range(len(self._parent))])
+        """int64 array: for every id, the channel that it was joined into.
+
+        For all that stay that is `STAYS`.
+        """
+        roots = np.array([self._find(c) for c in range(len(self._parent))])
+        stay = np.zeros(len(roots), bool)
+        stay[list(self._reasons)] = True
+        return np.where(stay[roots], STAYS, roots)
 
     def needed(self, roots):
-        """Boolean array over the ids: what cannot go without a difference.
-
-        A layer that is called twice gets other constants each time, which one bias
-        cannot stand for.
-        """
-        twice = [f for f in self.folds if self._reads[id(f.bias)] > 1]
-        self.folds = [f for f in self.folds if self._reads[id(f.bias)] == 1]
+        """Boolean array over the ids: what cannot go without a difference."""
         needed = np.zeros(len(roots), bool)
         needed[STAYS] = True
-        for ids in [*self._needed, *(fold.ids for fold in twice)]:
+        for ids in self._needed:
             needed[roots[ids]] = True
         return needed[roots]
+
+    def added(self, variable, removed):
+        """What a bias gets for removed channels (boolean over the ids), or None."""
+        fold = self._folds.get(id(variable))
+        return None if fold is None else fold.added(removed)

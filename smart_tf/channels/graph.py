@@ -42,6 +42,11 @@ class Call:
             return self.args[position]
         return self.kwargs.get(name)
 
+    def option(self, name, position):
+        """A setting of a layer, or an argument of an operator; None by default."""
+        found = self.argument(name, position)
+        return getattr(self.layer, name, None) if found is None else found
+
     def evaluate(self, arrays):
         """What an elementwise layer makes of arrays in place of its signals.
 
@@ -71,20 +76,38 @@ def trace(model, zeroed=None):
         `Flow`.
 
     Raises:
-        ValueError: If the model has no graph of layers.
+        ValueError: If the model has no graph of layers, is not built, or has pruning
+            wrappers.
     """
     flavour = flavours.of(model)
-    if not flavour.is_model(model) or not flavour.is_graph_model(model):
-        raise ValueError(
-            "Argument `model` must be a Functional or Sequential model: the channels "
-            "of others cannot be followed from layer to layer. Received: "
-            f"model={model!r} (of type {type(model).__name__})"
-        )
+    _check(model, flavour)
     flow = Flow(zeroed)
     inputs = [fixed(_shape(tensor)) for tensor in model.inputs]
     for signal in _run(model, inputs, flow, flavour):
         flow.close(signal, "an output of the model")
     return flow
+
+
+def _check(model, flavour):
+    received = f"Received: model={model!r} (of type {type(model).__name__})"
+    if not flavour.is_model(model) or not flavour.is_graph_model(model):
+        raise ValueError(
+            "Argument `model` must be a Functional or Sequential model: the channels "
+            f"of others cannot be followed from layer to layer. {received}"
+        )
+    if not model.built or not model.inputs:
+        raise ValueError(
+            "Argument `model` must be built: give it an `Input`, or call it on data "
+            f"first. {received}"
+        )
+    for layer in model._flatten_layers():
+        classes = [cls.__name__ for cls in type(layer).__mro__]
+        if flavours.is_wrapper(layer) or "PruneLowMagnitude" in classes:
+            raise ValueError(
+                "Argument `model` has pruning wrappers: call `smart_tf.strip_pruning` "
+                f"(or tfmot's) on it first. Received: layer '{layer.name}' of class "
+                f"{type(layer).__name__}"
+            )
 
 
 def _run(model, inputs, flow, flavour):
@@ -107,6 +130,7 @@ def _answer(call, flow, flavour):
     layer = call.layer
     if flavour.is_model(layer) and flavour.is_graph_model(layer):
         return _run(layer, call.signals, flow, flavour)
+    flow.met(layer)
     rule = rules.rule_of(layer)
     for signal in call.signals:
         _note_reader(signal, rule)

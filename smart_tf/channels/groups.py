@@ -1,6 +1,7 @@
 """Channels that can only be removed together, and the layers that they run through."""
 
 import dataclasses
+import functools
 import io
 import math
 
@@ -119,18 +120,18 @@ class ChannelGroups:
     def _width(self, ids):
         """`(fixed, ((group, count), ...))` of an axis with these ids."""
         channels = self.index[ids]
-        fixed = float((channels < 0).sum())
-        group_of = np.repeat(
-            np.arange(len(self.groups)), [len(g.channels) for g in self.groups]
-        )
-        groups, entries = np.unique(
-            group_of[channels[channels >= 0]], return_counts=True
-        )
-        counts = [
-            entry / len(self.groups[group].channels)
-            for group, entry in zip(groups, entries, strict=True)
-        ]
+        cut = channels[channels >= 0]
+        groups, entries = np.unique(self._group_of[cut], return_counts=True)
+        sizes = [len(self.groups[group].channels) for group in groups]
+        counts = (entries / sizes).tolist()
+        fixed = float(len(ids) - len(cut))
         return fixed, tuple(zip(groups.tolist(), counts, strict=True))
+
+    @functools.cached_property
+    def _group_of(self):
+        """int64 `(channels,)`: the group of each."""
+        sizes = [len(group.channels) for group in self.groups]
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     def __rich__(self):
         table = Table(title="channels that can be removed together")
@@ -168,14 +169,11 @@ def _counted(flow, kind):
                 )
             yield product.variable, product.repeats, product.ids
     elif kind in ("weights", "params"):
-        kernels = {id(p.variable) for p in flow.products if p.variable is not None}
-        seen = set()
-        for axis in flow.axes.values():
-            variable = axis.variable
-            if id(variable) not in seen and (
-                kind == "params" or id(variable) in kernels
-            ):
-                seen.add(id(variable))
+        counted = flow.variables
+        if kind == "weights":
+            counted = {id(p.variable): p.variable for p in flow.products}
+        for variable in counted.values():
+            if variable is not None:
                 yield variable, 1, None
     else:
         raise ValueError(
@@ -249,7 +247,7 @@ def _zeroed(flow, chosen):
     for maker in filter(lambda maker: maker.is_live, flow.makers):
         for variable, axis, ids in maker.weights:
             value = zeroed.get(id(variable))
-            value = np.array(variable, np.float64) if value is None else value
+            value = flow.value(variable).copy() if value is None else value
             np.moveaxis(value, axis, 0)[chosen[ids]] = 0.0
             zeroed[id(variable)] = value
     return zeroed
@@ -330,10 +328,15 @@ def _reasons(flow, roots, index):
         variable, _, ids = maker.weights[0]
         if maker.is_norm or (index[ids] >= 0).any():
             continue
-        found = [flow.reasons[c] for c in np.unique(ids) if c in flow.reasons]
         name = f"{maker.layer.name}/{_short(variable)}"
-        reasons[name] = found[0] if found else "tied to channels that stay"
+        reasons[name] = flow.reason(ids) or _why_not(maker)
     return reasons
+
+
+def _why_not(maker):
+    if not maker.is_live:
+        return "what follows makes something else out of its zeros"
+    return "no zeros of its own are enough to remove them"
 
 
 def _weight_name(axis):

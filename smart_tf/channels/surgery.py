@@ -6,7 +6,7 @@ import numpy as np
 
 from smart_tf import flavours
 from smart_tf.channels.graph import trace
-from smart_tf.rewrite import parts, rewrite
+from smart_tf.rewrite import rewrite
 
 
 def shrink(model):
@@ -35,11 +35,6 @@ def shrink(model):
     Raises:
         ValueError: If the model has pruning wrappers, or no graph of layers.
     """
-    if flavours.wrappers(model):
-        raise ValueError(
-            "Argument `model` has pruning wrappers: call `smart_tf.strip_pruning` on "
-            f"it first. Received: model={model!r}"
-        )
     flow = trace(model)
     alive = surviving(flow)
     if alive.all():
@@ -66,7 +61,6 @@ def surviving(flow):
 
 def _narrow(model, flow, alive):
     """A copy of a model without the channels that are not alive."""
-    flavour = flavours.of(model)
     copies = {}
 
     def count(ids):
@@ -80,19 +74,33 @@ def _narrow(model, flow, alive):
                 for key, value in settings.items()
                 if value(count) != value(len)
             }
-            copies[id(layer)] = flavour.copy_layer(layer, changes)
-        return copies[id(layer)]
+            copies[id(layer)] = layer, _copy(layer, changes)
+        return copies[id(layer)][1]
 
     def input_shapes(inner):
-        signals = flow.inputs.get(id(inner), ())
-        return [_left(signal, alive) for signal in signals]
+        return [_left(signal, alive) for signal in flow.inputs[id(inner)]]
 
     small = rewrite(model, narrow, input_shapes)
     values = _values(flow, alive)
-    for layer in filter(lambda layer: layer.weights, parts(model)):
-        for old, new in zip(layer.weights, copies[id(layer)].weights, strict=True):
+    for layer, copy in copies.values():
+        weights = getattr(layer, "weights", ())  # an operator has none
+        for old, new in zip(weights, getattr(copy, "weights", ()), strict=True):
             new.assign(values(old))
+        if weights and hasattr(copy, "finalize_state"):
+            copy.finalize_state()  # `Normalization` computes with copies of its weights
     return small
+
+
+def _copy(layer, changes):
+    try:
+        return flavours.of(layer).copy_layer(layer, changes)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"Layer '{layer.name}' of class {type(layer).__name__} cannot be copied: "
+            "`from_config` has to take what `get_config` returns"
+            + (f", with other values for {sorted(changes)}" if changes else "")
+            + f". It raised: {error}"
+        ) from error
 
 
 def _left(signal, alive):
@@ -110,17 +118,14 @@ def _others(axis, rank):
 
 def _values(flow, alive):
     """Function from a variable to the value that its narrower copy gets."""
-    axes, added = {}, {}
+    axes = {}
     for axis in flow.axes.values():
         axes.setdefault(id(axis.variable), []).append(axis)
-    for fold in flow.folds:
-        removed = ~alive[fold.ids]
-        added[id(fold.bias)] = fold.terms[removed].sum(axis=0)
 
     def values(variable):
-        value = np.asarray(variable)
-        if id(variable) in added:
-            value = (value + added[id(variable)]).astype(value.dtype)
+        value, added = np.asarray(variable), flow.added(variable, ~alive)
+        if added is not None:
+            value = (value + added).astype(value.dtype)
         for axis in axes.get(id(variable), ()):
             value = np.compress(alive[axis.ids], value, axis.axis)
         return value

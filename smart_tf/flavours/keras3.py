@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
-from keras.src.saving import serialization_lib
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
@@ -326,12 +325,24 @@ def _clone(model, replace, input_shapes):
 def copy_layer(layer, changes):
     """A layer of the same class and name, not built, with some of its config changed.
 
+    An operator or `Lambda`, which has nothing but its function, is itself returned.
+
     Args:
-        layer: The layer.
+        layer: The layer, or an operator in a graph.
         changes: Dict from keys of its config to new values.
     """
-    with serialization_lib.SafeModeScope(False):  # a `Lambda` of this very process
-        return type(layer).from_config({**layer.get_config(), **changes})
+    plain = not isinstance(layer, keras.layers.Layer)
+    if isinstance(layer, keras.layers.Lambda) or (plain and not changes):
+        return layer
+    config = layer.get_config()
+    return type(layer).from_config({**config, **activations(layer, config), **changes})
+
+
+def activations(layer, config):
+    """The activations in a config as what they are: no config can name a `lambda`."""
+    names = [k for k in ("activation", "recurrent_activation") if k in config]
+    found = {name: getattr(layer, name, None) for name in names}
+    return {k: f for k, f in found.items() if inspect.isfunction(f)}
 
 
 def calls(model):

@@ -16,6 +16,7 @@ from tf_keras import mixed_precision
 from tf_keras.src.engine import base_layer_utils
 
 from smart_tf import methods, structures
+from smart_tf.flavours.keras3 import activations
 from smart_tf.masking import MaskedLayer
 from smart_tf.optimizer import MaskRouting
 from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
@@ -340,7 +341,10 @@ def clone_graph_model(model, replace, input_shapes=None):
 
 def copy_layer(layer, changes):
     """As `smart_tf.flavours.keras3.copy_layer`."""
-    return type(layer).from_config({**layer.get_config(), **changes})
+    if isinstance(layer, keras.layers.Lambda):
+        return layer
+    config = layer.get_config()
+    return type(layer).from_config({**config, **activations(layer, config), **changes})
 
 
 def calls(model):
