@@ -36,6 +36,34 @@ def resnet20(input_shape, classes):
     return small_resnet(input_shape, classes, blocks=3, stem_strides=1, name="resnet20")
 
 
+def small_mobilenet(
+    input_shape, classes, widths=(24, 48, 96), blocks=2, expansion=4, name=None
+):
+    """A network of inverted residuals, as MobileNetV2; about 150,000 weights.
+
+    Args:
+        input_shape: The shape of one image.
+        classes: How many logits to return.
+        widths: Channels of each stage; every stage but the first halves the image.
+        blocks: Inverted residuals per stage.
+        expansion: How many times wider the depthwise convolutions are.
+        name: The model's name.
+
+    Returns:
+        A Functional model from images to logits.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = _conv(inputs, widths[0], 2, activation="relu6", name="stem")
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            name_of_block = f"stage{stage}_block{block}"
+            x = _inverted_residual(x, width, strides, expansion, name_of_block)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name=name or "small_mobilenet")
+
+
 def small_vit(input_shape, classes, patch=4, width=64, depth=4, heads=4):
     """A vision transformer; about 200,000 weights by default.
 
@@ -92,6 +120,20 @@ def _residual(x, width, strides, name):
     x = _conv(x, width, activation=None, name=f"{name}_conv1")
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.Activation("relu", name=f"{name}_act")(x)
+
+
+def _inverted_residual(x, width, strides, expansion, name):
+    shortcut = x
+    x = _conv(x, expansion * x.shape[-1], 1, 1, "relu6", f"{name}_expand")
+    x = layers.DepthwiseConv2D(
+        3, strides=strides, padding="same", use_bias=False, name=f"{name}_depthwise"
+    )(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_depthwise_norm")(x)
+    x = layers.Activation("relu6", name=f"{name}_depthwise_act")(x)
+    x = _conv(x, width, 1, 1, None, f"{name}_project")
+    if strides != 1 or shortcut.shape[-1] != width:
+        return x
+    return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
 def _transformer_block(x, width, heads, name):

@@ -15,7 +15,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from rich.table import Table
 import smart_tf
 from examples.datasets import load_fashion_mnist
 from examples.networks import small_resnet
+from examples.training import add_latency, fit, measure
 
 console = Console()
 
@@ -36,20 +36,21 @@ def main():
 
     model = small_resnet(data.x_train.shape[1:], data.classes)
     console.rule("[bold]1. Dense training")
-    fit(model, data, args.dense_epochs, args)
+    settings = {"rate": args.learning_rate, "batch_size": args.batch_size}
+    fit(model, data, args.dense_epochs, **settings)
     dense = measure("dense", model, data, args.output)
 
     console.rule(f"[bold]2. SMART: {args.sparsity:.0%} in {args.structure} blocks")
     pruned = smart_tf.prune(model, sparsity=args.sparsity, structure=args.structure)
     callback = smart_tf.SmartPruningCallback(search_epochs=args.search_epochs)
-    fit(pruned, data, args.epochs, args, [callback])
+    fit(pruned, data, args.epochs, callbacks=[callback], **settings)
     report = smart_tf.report(pruned)
     console.print(report)
 
     console.rule("[bold]3. Strip and convert")
     final = smart_tf.strip_pruning(pruned)
     sparse = measure("pruned", final, data, args.output)
-    add_latency(dense, sparse, args.output)
+    add_latency({"dense": dense, "pruned": sparse}, args.output)
 
     report.plot(args.output / "sparsity_by_layer.png")
     write_results(args, data, report, dense, sparse, time.time() - started)
@@ -80,57 +81,6 @@ def parse_arguments():
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     return args
-
-
-def fit(model, data, epochs, args, callbacks=()):
-    steps = -(-len(data.x_train) // args.batch_size) * epochs
-    rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
-    model.compile(
-        keras.optimizers.AdamW(rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(
-        data.x_train,
-        data.y_train,
-        batch_size=args.batch_size,
-        epochs=epochs,
-        validation_data=(data.x_val, data.y_val),
-        callbacks=list(callbacks),
-    )
-
-
-def measure(name, model, data, folder):
-    """Test accuracy as a Keras model and as both files, and the files' sizes."""
-    logits = model.predict(data.x_test, batch_size=500, verbose=0)
-    kernels = smart_tf.report(model)
-    row = {
-        "parameters": kernels.parameters,
-        "weights_left": sum(k.weights - k.zeros for k in kernels.kernels),
-        "accuracy_keras": accuracy(logits, data.y_test),
-    }
-    for kind, quantize in (("float", None), ("int8", "int8")):
-        path = folder / f"{name}_{kind}.tflite"
-        export = smart_tf.export.to_tflite(
-            model, path, quantize=quantize, representative_data=data.x_train[:200]
-        )
-        outputs = smart_tf.export.Interpreter(path).run(data.x_test)
-        row[f"accuracy_{kind}"] = accuracy(outputs, data.y_test)
-        row[f"bytes_{kind}"] = export.bytes
-        row[f"gzip_bytes_{kind}"] = export.gzip_bytes
-    return row
-
-
-def accuracy(logits, labels):
-    return float(np.mean(np.argmax(logits, axis=-1) == labels))
-
-
-def add_latency(dense, sparse, folder):
-    for kind in ("float", "int8"):
-        paths = [folder / f"{name}_{kind}.tflite" for name in ("dense", "pruned")]
-        latency = smart_tf.export.benchmark(paths)
-        for row, measured in zip((dense, sparse), latency.rows, strict=True):
-            row[f"latency_ms_{kind}"] = measured.median_ms
 
 
 ROWS = [

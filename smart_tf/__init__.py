@@ -10,6 +10,7 @@ import sys
 from smart_tf import channels, export, flavours, methods, structures
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.channels import shrink
+from smart_tf.comparison import Comparison, compare
 from smart_tf.flavours.keras3 import PrunableLayer
 from smart_tf.layouts import Layout
 from smart_tf.prunable import register_prunable
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Channel",
+    "Comparison",
     "Layout",
     "PrunableLayer",
     "Pruner",
@@ -35,6 +37,7 @@ __all__ = [
     "SmartPruningCallback",
     "TemperatureSchedule",
     "channels",
+    "compare",
     "export",
     "flavours",
     "methods",

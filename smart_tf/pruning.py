@@ -45,12 +45,17 @@ def prune(
             left out for N:M structures.
         structure: `"unstructured"`, `"OxI"` or `"OxIxHxW"` blocks of output by input
             channels by kernel positions, `"channel"`, `"N:M"` (N of M are kept), or a
-            `smart_tf.structures.Structure`.
+            `smart_tf.structures.Structure`. `"channel"` searches for channels that
+            can be removed from all layers that they run through; for the kernels of
+            single layers give `smart_tf.Channel(coupled=False)`.
         method: `"smart"` or a `smart_tf.methods.Method`.
         filters: Which layers: a regular expression that is searched in their paths,
             a list of names or layers, a function `layer -> bool`, or a
             `tfmot...PruningPolicy`. Default: all.
-        budget: What sparsity counts. `"weights"`.
+        budget: What sparsity counts. `"weights"`; for coupled channels also
+            `"params"`, `"macs"`, or a function from a `smart_tf.channels.ChannelGroup`
+            to what one of its channels costs. These count what the model will cost
+            when it is cut, all of it.
         max_layer_sparsity: Float, fraction of the blocks of any kernel that may go at
             most. Default: 0.98, or halfway from `sparsity` to 1.
         schedule: `TemperatureSchedule`, where no `SmartPruningCallback` brings one.
@@ -100,6 +105,12 @@ def prune(
 
 def _prune_channels(model, flavour, settings, accepts, budget):
     """Wraps all layers that make channels of groups which can be removed."""
+    if not flavour.is_graph_model(model):
+        raise ValueError(
+            "Argument `structure` must be `smart_tf.Channel(coupled=False)` for a "
+            "model that is neither Functional nor Sequential: its channels cannot be "
+            f"followed from layer to layer. Received: model={model!r}"
+        )
     groups = find_groups(model, settings["structure"].round_to, accepts)
     if not len(groups):
         raise ValueError(
