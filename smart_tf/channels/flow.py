@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from smart_tf.channels import values
+
 STAYS = 0
 """Id of the channel that is never removed; whatever joins it stays as well."""
 
@@ -116,8 +118,8 @@ class Flow:
 
     def join(self, one, other):
         """Two arrays of ids, broadcast against each other, become the same channels."""
-        pairs = np.stack([a.ravel() for a in np.broadcast_arrays(one, other)])
-        for a, b in np.unique(pairs, axis=1).T:
+        one, other = (a.ravel().tolist() for a in np.broadcast_arrays(one, other))
+        for a, b in dict.fromkeys(zip(one, other, strict=True)):
             low, high = sorted((self._find(a), self._find(b)))
             if low == STAYS:
                 self._close(high, "it is combined with channels that stay")
@@ -149,11 +151,11 @@ class Flow:
     # Weights
 
     def value(self, variable, default=None):
-        """float64 array, the value of a variable; `default` if it is None."""
+        """Array, the value of a variable; `default` if it is None."""
         if variable is None:
             return default
         value = self._zeroed.get(id(variable))
-        return np.asarray(variable, np.float64) if value is None else value
+        return np.asarray(variable) if value is None else value
 
     def carries(self, layer, variable, axis, ids):
         """A variable has the channels `ids` along one of its axes."""
@@ -187,32 +189,34 @@ class Flow:
                 self.makers.append(self._maker_of[key])
         return self._maker_of[key]
 
-    def reads(self, layer, kernel, axis, ids, constant, matrix, bias=None):
-        """A weight multiplies channels and sums over them.
+    def reads(self, layer, kernel, axes, ids, constant, bias=None):
+        """A kernel multiplies channels and sums over them; then a bias is added.
 
         Args:
             layer: The layer.
             kernel: Its variable.
-            axis: The axis that is summed over.
-            ids: int64 array, the channels along the axis.
-            constant: float array, their values where they are constant, else NaN.
-            matrix: float array `(positions, len(ids), outputs)`, the kernel's values.
+            axes: Tuple, the kernel's axes of inputs (summed over) and of outputs.
+            ids: int64 array, the channels of the inputs.
+            constant: float64 array, their values where they are constant, else NaN.
             bias: The variable that can take what constants add, or None.
-        """
-        self.carries(layer, kernel, axis, ids)
-        used = (matrix != 0).any(axis=(0, 2))
-        free = constant == 0.0 if bias is None else np.isfinite(constant)
-        self.needs(ids[used & ~free])
-        if bias is not None:
-            self._fold(bias, ids, np.where(used & free, constant, 0.0), matrix)
 
-    def _fold(self, bias, ids, constant, matrix):
+        Returns:
+            float64 array, constants of the outputs.
+        """
+        self.carries(layer, kernel, axes[0], ids)
+        matrix = values.matrix(self.value(kernel), *axes)
+        summed, used = matrix.sum(axis=0, dtype=np.float64), matrix.any(axis=0)
+        read = used.any(axis=1)
+        free = constant == 0.0 if bias is None else np.isfinite(constant)
+        self.needs(ids[read & ~free])
+        if bias is not None:
+            self._fold(bias, ids, np.where(read & free, constant, 0.0), summed)
+        return values.product(summed, used, constant) + self.value(bias, 0.0)
+
+    def _fold(self, bias, ids, constant, summed):
         """A layer that is called twice can get other constants each time, which one
         bias cannot stand for."""
-        fold = self._folds.get(id(bias))
-        if fold is None:
-            self._folds[id(bias)] = Fold(bias, ids, constant, matrix.sum(axis=0))
-            return
+        fold = self._folds.setdefault(id(bias), Fold(bias, ids, constant, summed))
         differs = fold.constant != constant
         self.needs(ids[differs])
         fold.constant[differs] = 0.0

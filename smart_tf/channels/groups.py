@@ -255,40 +255,40 @@ def _zeroed(flow, chosen):
 
 def _grouped(flow, roots, free, round_to):
     """The groups, and int64 over ids: the number of each channel, or -1."""
-    members = {}
-    for number, axis in enumerate(flow.axes.values()):
-        ids, counts = np.unique(roots[axis.ids], return_counts=True)
-        for channel, count in zip(ids, counts, strict=True):
-            if free[channel]:
-                members.setdefault(int(channel), []).append((number, int(count)))
-    alike = {}
-    for channel in sorted(members):
-        alike.setdefault(tuple(members[channel]), []).append(channel)
-    alike = {key: found for key, found in alike.items() if len(found) > 1}
-    index = np.full(len(roots), -1)
-    groups, start, axes = [], 0, list(flow.axes.values())
-    makers = {(id(v), axis) for m in flow.makers for v, axis, _ in m.weights}
+    axes = list(flow.axes.values())
+    made = {(id(v), axis) for m in flow.makers for v, axis, _ in m.weights}
     whole = {id(v) for m in flow.makers if not m.rounds for v, _, _ in m.weights}
-    for key, found in alike.items():
+    index, groups, start = np.full(len(roots), -1), [], 0
+    for key, found in _alike(axes, roots, free).items():
         channels = np.arange(start, start + len(found))
-        index[found] = channels
-        start += len(found)
-        through = [axes[number] for number, _ in key]
-        made = [a for a in through if (id(a.variable), a.axis) in makers]
-        often = min(count for number, count in key if axes[number] in made)
-        unit = _unit(round_to, often, len(found))
-        if any(id(axis.variable) in whole for axis in made):
+        index[found], start = channels, start + len(found)
+        through = [(axes[number], count) for number, count in key]
+        makers = [(a, n) for a, n in through if (id(a.variable), a.axis) in made]
+        unit = _unit(round_to, min(count for _, count in makers), len(found))
+        if any(id(axis.variable) in whole for axis, _ in makers):
             unit = 1
-        read = [_weight_name(a) for a in through if a not in made]
-        groups.append(
-            ChannelGroup(
-                channels,
-                unit,
-                tuple(_weight_name(a) for a in made),
-                tuple(read),
-            )
-        )
+        names = [_weight_name(axis) for axis, _ in makers]
+        readers = [_weight_name(a) for a, n in through if (a, n) not in makers]
+        groups.append(ChannelGroup(channels, unit, tuple(names), tuple(readers)))
     return groups, index[roots]
+
+
+def _alike(axes, roots, free):
+    """Channels that run through the same axes, each as often: at least two of them.
+
+    Returns:
+        Dict from tuples of `(number of the axis, count)` to lists of channels.
+    """
+    through = {}
+    for number, axis in enumerate(axes):
+        ids = roots[axis.ids]
+        found, counts = np.unique(ids[free[ids]], return_counts=True)
+        for channel, count in zip(found.tolist(), counts.tolist(), strict=True):
+            through.setdefault(channel, []).append((number, count))
+    alike = {}
+    for channel in sorted(through):
+        alike.setdefault(tuple(through[channel]), []).append(channel)
+    return {key: found for key, found in alike.items() if len(found) > 1}
 
 
 def _unit(round_to, often, size):

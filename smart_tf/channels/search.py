@@ -38,7 +38,8 @@ def couple(groups, sparsity, kind, max_group_sparsity):
             }
         )
     budget = (1.0 - sparsity) * costs.total()
-    return Coupling(costs, budget, tuple(floors)), slices
+    kind = "costs" if callable(kind) else kind
+    return Coupling(costs, budget, tuple(floors), kind, groups.reasons), slices
 
 
 def _given_costs(groups, cost_of):

@@ -10,23 +10,23 @@ import tensorflow as tf
 def matrix(kernel, inputs, outputs):
     """A kernel as `(positions, inputs, outputs)`."""
     kernel = np.moveaxis(kernel, (inputs, outputs), (-2, -1))
-    return kernel.reshape(-1, *kernel.shape[-2:]).astype(np.float64)
+    return kernel.reshape(-1, *kernel.shape[-2:])
 
 
-def product(kernel, constant):
+def product(summed, used, constant):
     """Constants of `x @ kernel` for inputs with constants.
 
     Args:
-        kernel: `(positions, inputs, outputs)`.
-        constant: `(inputs,)`.
+        summed: float64 array `(inputs, outputs)`, the kernel summed over positions.
+        used: Boolean array `(inputs, outputs)`, where it is not zero everywhere.
+        constant: float64 array `(inputs,)`.
 
     Returns:
         float64 array `(outputs,)`.
     """
-    varies = np.isnan(constant)
-    used = (kernel != 0).any(axis=0)
-    out = np.where(varies, 0.0, constant) @ kernel.sum(axis=0)
-    return np.where((used & varies[:, None]).any(axis=0), np.nan, out)
+    varies = ~np.isfinite(constant)
+    out = constant[~varies] @ summed[~varies]
+    return np.where(used[varies].any(axis=0), np.nan, out)
 
 
 def apply(function, constant):
@@ -56,5 +56,6 @@ def only_zeros(constant):
 
 def normalised(constant, gamma, beta, mean, variance, epsilon):
     """Constants after a normalisation by known statistics (NaN: unknown)."""
-    out = gamma * (constant - mean) / np.sqrt(variance + epsilon) + beta
+    scale = gamma / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    out = scale * (constant - mean) + beta
     return np.where(gamma == 0.0, beta, out)

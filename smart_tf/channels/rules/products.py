@@ -149,7 +149,7 @@ def _per_channel(flow, layer, kernel, constant):
     kernel = flow.value(kernel).reshape(-1, *kernel.shape[-2:])  # (positions, in, m)
     constant = _at_borders(layer, constant)[:, None]
     used = (kernel != 0).any(axis=0)
-    return np.where(used, constant * kernel.sum(axis=0), 0.0).ravel()
+    return np.where(used, constant * kernel.sum(axis=0, dtype=np.float64), 0.0).ravel()
 
 
 def _multiplied(flow, call, kernel, axes, ids, constant, made, repeats=None):
@@ -168,11 +168,9 @@ def _multiplied(flow, call, kernel, axes, ids, constant, made, repeats=None):
     layer, bias = call.layer, getattr(call.layer, "bias", None)
     if repeats is None:
         repeats = positions(call.shape, channel_axis(layer, len(call.shape)))
-    matrix = values.matrix(flow.value(kernel), *axes)
-    flow.reads(layer, kernel, axes[0], ids, constant, matrix, bias)
+    constant = flow.reads(layer, kernel, axes, ids, constant, bias)
     flow.multiplies(kernel, repeats)
     maker = flow.makes(layer, [(kernel, axes[1], made), (bias, 0, made)])
-    constant = values.product(matrix, constant) + flow.value(bias, 0.0)
     return _activated(flow, call, made, constant, maker)
 
 
