@@ -16,23 +16,29 @@ class Coupling:
         costs: `CutCosts` of the model as it will be cut.
         budget: Float, the cost that may be left.
         floors: Tuple of integers, how many channels of each group stay at least.
+        kind: String, what the costs count.
+        reasons: Dict from the names of kernels to why their channels stay.
     """
 
     costs: CutCosts
     budget: float
     floors: tuple
+    kind: str
+    reasons: dict
 
     def get_config(self):
         return {
             "costs": self.costs.get_config(),
             "budget": self.budget,
             "floors": list(self.floors),
+            "kind": self.kind,
+            "reasons": self.reasons,
         }
 
     @classmethod
     def from_config(cls, config):
         costs = CutCosts.from_config(config["costs"])
-        return cls(costs, config["budget"], tuple(config["floors"]))
+        return cls(**{**config, "costs": costs, "floors": tuple(config["floors"])})
 
     @property
     def size(self):

@@ -56,6 +56,9 @@ class WeightMask:
     mask: Any
     user_constraint: Any = None
 
+    channels = None
+    is_kernel = True
+
     def __post_init__(self):
         shape = tuple(self.weight.variable.shape)
         self.costs = self.structure.costs(shape, self.layout)
@@ -74,11 +77,6 @@ class WeightMask:
 
     def final_scores(self):
         return self.method.final_scores(self)
-
-    @property
-    def is_ranked(self):
-        """Whether its blocks stand in the ranking with a logit of their own."""
-        return self.structure.is_global
 
     def masked(self, weights, state, shared=None):
         """The kernel as the layer sees it in this phase.
@@ -179,8 +177,6 @@ class ChannelMask(WeightMask):
     channels: Any = None
     in_search: bool = True
     is_kernel: bool = True
-
-    is_ranked = False
 
     def masked(self, weights, state, shared=None):
         if not self.in_search:

@@ -47,7 +47,10 @@ class Ranking:
     def __init__(self, layers):
         self.layers = list(layers)
         self.masks = [m for layer in self.layers for m in layer.weight_masks]
-        self.ranked = [m for m in self.masks if m.is_ranked]
+        self.coupled = [m for m in self.masks if m.channels is not None]
+        self.ranked = [
+            m for m in self.masks if m.structure.is_global and m.channels is None
+        ]
         self.lead = next((k for k in self.layers if k.coupling is not None), None)
         self._shared = {}
         for layer in self.layers:
@@ -146,7 +149,7 @@ class Ranking:
         if self.lead is not None:
             (start,) = method.initial_logits([self._channel_scores()])
             self.lead.shared_logits.assign(start.astype(np.float32))
-            for mask in self._channel_masks():
+            for mask in self.coupled:
                 copied = start[np.maximum(mask.channels, 0)]
                 mask.logits.assign(copied.astype(np.float32))
         if not self.ranked or not method.has_logits:
@@ -168,11 +171,11 @@ class Ranking:
         }
         if self.ranked:
             masks |= self._ranked_hard_masks()
-        masks |= {id(m): m.mask.numpy() > 0 for m in self._channel_masks()}
+        masks |= {id(m): m.mask.numpy() > 0 for m in self.coupled}
         if self.lead is not None:
             scores = self.lead.shared_logits.numpy().astype(np.float64)
             keep = self.lead.coupling.select(scores)
-            masks |= {id(m): m.slices(keep) for m in self._channel_masks()}
+            masks |= {id(m): m.slices(keep) for m in self.coupled}
         return [masks[id(m)] for m in self.masks]
 
     def _ranked_hard_masks(self):
@@ -191,14 +194,11 @@ class Ranking:
             for m, part in zip(self.ranked, parts, strict=True)
         }
 
-    def _channel_masks(self):
-        return [m for m in self.masks if not m.is_ranked and m.structure.is_global]
-
     def _channel_scores(self):
         """float64 `(channels,)`: root mean square over all kernels that make one."""
         size = self.lead.coupling.size
         total, count = np.zeros(size), np.zeros(size)
-        for mask in self._channel_masks():
+        for mask in self.coupled:
             if mask.is_kernel:
                 made = mask.channels >= 0
                 np.add.at(total, mask.channels[made], mask.scores()[made] ** 2)
@@ -221,7 +221,7 @@ class Ranking:
         keep = self.current_masks()
         if self.lead is not None:
             kept = np.ones(self.lead.coupling.size, bool)
-            for mask in self._channel_masks():
+            for mask in self.coupled:
                 cut = mask.channels[~(keep[id(mask)] > 0)]
                 kept[cut] = False
             return self.lead.coupling.sparsity(kept)

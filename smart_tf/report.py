@@ -52,6 +52,8 @@ class PruningReport:
         kernels: List of `KernelReport`.
         skipped: Dict from layer name to the reason why it is not pruned.
         parameters: Number of parameters of the model, masks not counted.
+        cut: Pair of what the budget of coupled channels counts and the fraction of it
+            that will be gone when they are cut, or None.
     """
 
     model: str
@@ -60,6 +62,7 @@ class PruningReport:
     kernels: list
     skipped: dict
     parameters: int
+    cut: tuple | None = None
 
     @property
     def sparsity(self):
@@ -136,9 +139,14 @@ class PruningReport:
                 f"{k.sparsity:.2%}",
                 self._blocks([k]),
             )
-        if self.skipped:
-            table.caption = "left alone: " + self._left_alone()
+        table.caption = "\n".join(self._captions())
         return table
+
+    def _captions(self):
+        if self.cut:
+            yield f"{self.cut[1]:.2%} of the {self.cut[0]} gone when it is cut"
+        if self.skipped:
+            yield "left alone: " + self._left_alone()
 
     def _left_alone(self):
         """The skipped layers by reason; BatchNorm and its like are only counted."""
@@ -190,11 +198,14 @@ def report(model):
             kernels += [
                 _plain_kernel(w, layer) for w in prunable.prunable_weights(layer)
             ]
-    phase = "plain"
+    phase, cut = "plain", None
     if wrappers:
         ranking = Ranking(wrappers)
         phase = _PHASES[ranking.phase]
         kernels = _masked_kernels(ranking)
+        if ranking.lead is not None:
+            coupling = ranking.lead.coupling
+            cut, skipped = (coupling.kind, ranking.sparsity()), coupling.reasons
     return PruningReport(
         model=model.name,
         phase=phase,
@@ -202,6 +213,7 @@ def report(model):
         kernels=kernels,
         skipped=skipped,
         parameters=_parameters(model, wrappers),
+        cut=cut,
     )
 
 
@@ -232,7 +244,7 @@ def _masked_kernels(ranking):
     hard = ranking.current_masks()
     rows = []
     for layer in ranking.layers:
-        for mask in layer.weight_masks:
+        for mask in (m for m in layer.weight_masks if m.is_kernel):
             keep = np.asarray(hard[id(mask)])
             weights = int(mask.costs.sum())
             rows.append(
