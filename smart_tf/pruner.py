@@ -39,7 +39,8 @@ class Pruner:
             model was saved with.
 
     Raises:
-        ValueError: If the model has no pruning wrappers.
+        ValueError: If the model has no pruning wrappers, is not built, or is a part
+            of a model that was pruned in channels of several layers.
     """
 
     def __init__(self, model, schedule=None):
@@ -57,6 +58,12 @@ class Pruner:
         self._model = model
         check_schedule(schedule)
         self.ranking = Ranking(layers)
+        if self.ranking.coupled and self.ranking.lead is None:
+            raise ValueError(
+                "Argument `model` must be the whole model that was pruned: its "
+                "channels run through layers that are missing here. "
+                f"Received: model={model!r}"
+            )
         self.layers = layers
         self.flavour = flavours.of(layers[0])
         self.schedule = schedule or layers[0].schedule

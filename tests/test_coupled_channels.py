@@ -299,6 +299,13 @@ def test_a_budget_below_the_floors_is_refused():
         smart_tf.prune(network(), 0.995, FINE, max_layer_sparsity=0.995)
 
 
+def test_a_part_of_a_pruned_model_cannot_be_searched():
+    pruned = smart_tf.prune(network(), 0.5, FINE)
+    part = keras.Sequential([keras.Input((8, 8, 16)), pruned.get_layer("up")])
+    with pytest.raises(ValueError, match="whole model"):
+        smart_tf.Pruner(part)
+
+
 def test_a_subclassed_model_has_no_graph():
     class Subclassed(keras.Model):
         def __init__(self):

@@ -12,6 +12,12 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
+def block(containing):
+    """The one example with a certain text in it."""
+    (found,) = [code for code in BLOCKS if containing in code]
+    return found
+
+
 @pytest.fixture
 def names(tmp_path, monkeypatch):
     """What the README takes for granted: a model and its data."""
@@ -31,12 +37,24 @@ def names(tmp_path, monkeypatch):
 
 
 def test_the_first_example_prunes_strips_and_converts(names, tmp_path):
-    code = BLOCKS[0].replace("sparsity=0.9", "sparsity=0.6")  # a model this small
+    code = block("sparsity=0.9").replace("sparsity=0.9", "sparsity=0.6")  # a model this small
     exec(compile(code, "README.md", "exec"), names)
     assert names["final"].layers[0].kernel.numpy().size == 32 * 64
     zeros = sum((w.numpy() == 0).sum() for w in names["final"].weights if w.ndim == 2)
     assert zeros >= 0.6 * sum(w.numpy().size for w in names["final"].weights[::2])
     assert (tmp_path / "model.tflite").stat().st_size > 0
+
+
+def test_channels_are_removed_and_the_small_model_trains_on(names):
+    import smart_tf
+
+    names["smart_tf"] = smart_tf
+    exec(compile(block("smart_tf.shrink"), "README.md", "exec"), names)
+    macs = [
+        sum(layer.kernel.numpy().size for layer in model.layers)
+        for model in (names["model"], names["small"])
+    ]
+    assert macs[1] <= 0.5 * macs[0]
 
 
 def test_the_training_loop_reaches_its_sparsity(names):
@@ -45,7 +63,7 @@ def test_the_training_loop_reaches_its_sparsity(names):
     import smart_tf
 
     batches = [(names["x"], names["y"])] * 12
-    code = BLOCKS[1].replace("(0, 1000)", "(0, 10)")
+    code = block("smart_tf.Pruner").replace("(0, 1000)", "(0, 10)")
     pruned = smart_tf.prune(names["model"], sparsity=0.5, structure="8x4")
     names |= {"pruned": pruned, "batches": batches, "tf": tf, "keras": keras}
     names |= {"smart_tf": smart_tf}

@@ -44,6 +44,10 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         max_layer_sparsity: Float, fraction of the blocks of one kernel that may go
             at most; by default 0.98, or halfway from `sparsity` to 1. The last
             block of a kernel always stays.
+        channels: List of dicts that `smart_tf.prune` makes: which channels of the model
+            run along which weights of the layer. By hand, leave it out.
+        coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
+            wrapper that holds the logits of all channels.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Raises:

@@ -43,6 +43,10 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         method: Method name or object.
         schedule: `TemperatureSchedule`, or None.
         max_layer_sparsity: Float, or None.
+        channels: List of dicts that `smart_tf.prune` makes: which channels of the model
+            run along which weights of the layer. By hand, leave it out.
+        coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
+            wrapper that holds the logits of all channels.
         **kwargs: Keyword arguments of `tf_keras.layers.Layer`.
 
     Raises:
