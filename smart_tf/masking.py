@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from smart_tf import methods, prunable, structures
 from smart_tf.ranking import (
+    DENSE,
     FROZEN,
     NOT_STARTED,
-    SEARCHING,
     Ranking,
     SearchState,
 )
@@ -39,7 +39,8 @@ class WeightMask:
         max_sparsity: Fraction of this kernel's blocks that may go at most.
         logits: Trainable variable of the grid's shape, `m` in the paper, or None.
         mask: Variable of the grid's shape, 1 where a block stays; all ones until
-            the freeze.
+            the freeze, unless the method sets it before.
+        slots: Dict of variables that the method has asked for.
         user_constraint: The constraint that the kernel had before.
     """
 
@@ -50,6 +51,7 @@ class WeightMask:
     max_sparsity: float
     logits: Any
     mask: Any
+    slots: dict
     user_constraint: Any = None
 
     def __post_init__(self):
@@ -64,9 +66,10 @@ class WeightMask:
         """How many blocks stay at least: never none."""
         return max(1, math.ceil((1.0 - self.max_sparsity) * self.costs.size - 1e-9))
 
-    def scores(self):
+    def scores(self, reduction="rms"):
         """Block magnitudes, float64, of the grid's shape."""
-        return self.structure.scores(self.weight.variable.numpy(), self.layout)
+        kernel = self.weight.variable.numpy()
+        return self.structure.scores(kernel, self.layout, reduction)
 
     def final_scores(self):
         return self.method.final_scores(self)
@@ -76,7 +79,7 @@ class WeightMask:
 
         After the search no mask gradient is computed, in either branch.
         """
-        searching = tf.equal(state.phase, SEARCHING)
+        searching = state.searching
         hard = tf.convert_to_tensor(self.mask)
         if self.structure.is_global:
             # The soft mask of a few blocks costs less than a branch would.
@@ -103,7 +106,8 @@ class WeightMask:
         def apply(weights, mask):
             def gradient(upstream):
                 def sum_over_blocks():
-                    return structure.reduce_sum(weights * upstream, layout)
+                    products = self.method.mask_gradient(weights * upstream)
+                    return structure.reduce_sum(products, layout)
 
                 return structure.apply(upstream, mask, layout), tf.cond(
                     mask_gradient,
@@ -136,11 +140,12 @@ class WeightMask:
 
         Momentum and weight decay move pruned weights too. As a constraint this
         runs inside every optimizer update, so that checkpoints are sparse whoever
-        writes them, and whenever. Until the freeze the mask is all ones.
+        writes them, and whenever.
         """
         weights = tf.convert_to_tensor(weights)
         if self.user_constraint is not None:
             weights = tf.convert_to_tensor(self.user_constraint(weights))
+        weights = self.method.constrain(weights, self)
         return self.structure.apply(
             weights,
             tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
@@ -161,6 +166,12 @@ class MaskedLayer:
     def _configure(self, structure, sparsity, method, schedule, max_layer_sparsity):
         self.structure = structures.get(structure)
         self.method = methods.get(method)
+        reason = self.method.supports(self.structure)
+        if reason is not None:
+            raise ValueError(
+                f"Argument `method` cannot be combined with structure "
+                f"'{self.structure}': {reason}. Received: method={self.method}"
+            )
         self.sparsity = resolve_sparsity(sparsity, self.structure)
         self.max_layer_sparsity = resolve_floor(max_layer_sparsity, self.sparsity)
         if isinstance(schedule, dict):
@@ -200,7 +211,7 @@ class MaskedLayer:
                 f"{prunable.why_not(self.layer) or 'no kernel that it fits'}."
             )
         self.search_state = self._add_variable(
-            "search_state", np.array([0, 1, 0, 0], np.float32)
+            "search_state", np.array([DENSE, 1, 0, 0, 0], np.float32)
         )
         self.pruning_step = self._add_variable(
             "pruning_step", np.array(NOT_STARTED, np.int64)
@@ -222,6 +233,10 @@ class MaskedLayer:
                 LOGITS + suffix, np.zeros(grid, np.float32), trainable=True
             )
         mask = self._add_variable("mask" + suffix, np.ones(grid, np.float32))
+        slots = {
+            name: self._add_variable(name + suffix, value)
+            for name, value in self.method.slots(weight.variable.numpy(), grid).items()
+        }
         return WeightMask(
             weight,
             self.structure,
@@ -230,6 +245,7 @@ class MaskedLayer:
             self.max_layer_sparsity,
             logits,
             mask,
+            slots,
         )
 
     def _masked_kernels(self, training):
@@ -277,8 +293,8 @@ class MaskedLayer:
 
     def mask_variables(self):
         """The variables that the wrapper adds to those of the wrapped layer."""
-        pairs = [(m.logits, m.mask) for m in self.weight_masks]
-        own = [v for pair in pairs for v in pair if v is not None]
+        each = [(m.logits, m.mask, *m.slots.values()) for m in self.weight_masks]
+        own = [v for variables in each for v in variables if v is not None]
         return [*own, self.search_state, self.pruning_step]
 
     def release(self):

@@ -45,7 +45,8 @@ def prune(
         structure: `"unstructured"`, `"OxI"` or `"OxIxHxW"` blocks of output by input
             channels by kernel positions, `"channel"`, `"N:M"` (N of M are kept), or a
             `smart_tf.structures.Structure`.
-        method: `"smart"` or a `smart_tf.methods.Method`.
+        method: `"smart"`, `"paper"` (SMART with the paper's settings), `"magnitude"`,
+            `"pdp"`, `"pas"`, `"awg"`, `"acdc"`, or a `smart_tf.methods.Method`.
         filters: Which layers: a regular expression that is searched in their paths,
             a list of names or layers, a function `layer -> bool`, or a
             `tfmot...PruningPolicy`. Default: all.
