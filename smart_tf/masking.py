@@ -254,6 +254,7 @@ class MaskedLayer:
             self._warn_if_nobody_drives()
             packed = self.ranking.state_for(self)
             self.search_state.assign(packed)
+            self.ranking.add_penalty(self)
         else:
             packed = tf.convert_to_tensor(self.search_state)
         state = SearchState.unpack(packed)

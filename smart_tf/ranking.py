@@ -74,7 +74,6 @@ class Ranking:
         if shared is None or not shared.serves(layer, forward_pass, graph):
             shared = _Shared(graph, forward_pass, self._next_state())
             self._shared[thread] = shared
-            self._add_penalty(layer, shared.state)
         shared.users.add(layer)
         return shared.state
 
@@ -82,11 +81,18 @@ class Ranking:
         """Called with every optimizer update: what was shared is out of date."""
         self._shared = {}
 
-    def _add_penalty(self, layer, state):
-        penalty = layer.method.penalty(self.masks)
+    def add_penalty(self, layer):
+        """Adds the method's term of the loss, once in a forward pass.
+
+        Called after the wrapper has kept its state: there replicas wait for each
+        other, and each of them begins by clearing what was added before.
+        """
+        shared = self._shared[threading.get_ident()]
+        penalty = None if shared.has_penalty else layer.method.penalty(self.masks)
         if penalty is not None:
-            searching = SearchState.unpack(state).searching
+            searching = SearchState.unpack(shared.state).searching
             layer.add_loss(tf.where(searching, penalty, 0.0))
+        shared.has_penalty = True
 
     def _next_state(self):
         lead = self.layers[0]
@@ -244,7 +250,7 @@ class _Shared:
 
     def __init__(self, graph, forward_pass, state):
         self.graph, self.forward_pass, self.state = graph, forward_pass, state
-        self.users = set()
+        self.users, self.has_penalty = set(), False
 
     def serves(self, layer, forward_pass, graph):
         """Whether a layer that is called in a pass and a graph may use the state."""

@@ -25,7 +25,8 @@ class AWG(Method):
 
     `E` takes the place of the logits, and plain SGD with weight decay 1 does the
     averaging: `E <- E - (1 - decay) * (E + g)` with `g = -sum |w * dL/dw|`. Biases and
-    normalisations, which are not pruned, are trained all the time.
+    normalisations, which are not pruned, are trained all the time. Holding takes a copy
+    of every kernel.
     N:M structures are refused: their groups do not compete for a common budget.
 
     Args:

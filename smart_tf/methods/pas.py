@@ -22,7 +22,9 @@ class PaS(Method):
     as many as the target allows.
 
     In a training loop of your own, add `sum(model.losses)` to the loss, as for any
-    Keras model with regularizers. The best block of a kernel stays in any case.
+    Keras model with regularizers. A `tf_keras` model that calls a pruned layer twice
+    counts the term twice; so does, in the logged loss only, each replica of a
+    distributed one. The best block of a kernel stays in any case.
     N:M structures are refused: their groups do not compete for a common budget.
 
     Args:
