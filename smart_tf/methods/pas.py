@@ -43,7 +43,7 @@ class PaS(Method):
         - [Li et al., 2022](https://arxiv.org/abs/2206.01198)
     """
 
-    strength: float = 1e-3
+    strength: float = 3e-3
     initial_spread: float = 0.1
     mask_learning_rate: float = 1.0
     mask_momentum: float = 0.9
