@@ -8,7 +8,6 @@ import gc
 import inspect
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import smart_tf
+from benchmarks.record import commit, provenance
 
 SIZE = 64  # the smallest at which all of them train without NaN when they are dense
 LARGER = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
@@ -97,14 +97,12 @@ def main():
     args.results.parent.mkdir(parents=True, exist_ok=True)
     lines = args.results.read_text().splitlines() if args.results.exists() else []
     rows = {row["model"]: row for row in map(json.loads, lines)}
-    command = f"python -m benchmarks.applications {' '.join(sys.argv[1:])}".strip()
     for name in args.only or names():
         if name not in rows:
             rows[name] = {
                 **run(name),
-                "command": command,
-                "keras": keras.__version__,
-                "seed": 0,
+                **provenance("benchmarks.applications", 0),
+                "commit": commit(),
             }
             with args.results.open("a") as file:
                 file.write(json.dumps(rows[name]) + "\n")

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def provenance(module, seed):
             **{p: importlib.metadata.version(p) for p in packages},
         },
     }
+
+
+def commit():
+    """The commit that is checked out, or None outside of a repository."""
+    command = ["git", "-C", str(RESULTS), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
 
 
 def machine():

@@ -3,7 +3,7 @@
 Every variant trains the same network on the same batch. They take turns in one
 process, and the ratio of each round is to the dense step of the same round and
 flavour. Memory is the peak of a process of its own, over what it held before the
-first step: the median of several processes.
+model was made: the median of several processes.
 """
 
 import argparse
@@ -153,8 +153,9 @@ def peak_memory(network, flavour, variant):
 
 
 def measure_memory(network, flavour, variant):
-    step = stepper(network, flavour, variant)
+    float(tf.reduce_sum(tf.ones((64, 64)) @ tf.ones((64, 64))))  # TensorFlow's own
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = stepper(network, flavour, variant)
     for _ in range(5):
         step()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -254,9 +255,10 @@ HEADER = ["", "ms", "ratio (quartiles)", "of fastest", "bar", "memory"]
 def markdown(report):
     table = markdown_table(HEADER, [cells(row) for row in report["rows"]])
     where = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
+    commands = [f"`{report[c]}`" for c in ("command", "memory_command") if c in report]
     return (
         "# Step time and memory, as a ratio to the dense step\n\n"
-        f"`{report['command']}` on {where}; load average {report['load_before']:.1f} "
+        f"{', '.join(commands)} on {where}; load average {report['load_before']:.1f} "
         f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
         f"{BARS['memory']}; memory is the median of {report['memory_repeats']} "

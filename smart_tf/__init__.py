@@ -7,8 +7,9 @@ and a falling temperature makes the masks hard.
 
 import sys
 
-from smart_tf import export, flavours, methods, structures
+from smart_tf import channels, export, flavours, methods, structures
 from smart_tf.callbacks import SmartPruningCallback
+from smart_tf.channels import shrink
 from smart_tf.flavours.keras3 import PrunableLayer
 from smart_tf.layouts import Layout
 from smart_tf.prunable import register_prunable
@@ -16,6 +17,7 @@ from smart_tf.pruner import Pruner
 from smart_tf.pruning import prune, strip_pruning
 from smart_tf.report import PruningReport, report
 from smart_tf.schedules import TemperatureSchedule
+from smart_tf.structures import Channel
 from smart_tf.topk import soft_topk
 
 if "tensorflow_model_optimization" in sys.modules:
@@ -25,18 +27,21 @@ if "tensorflow_model_optimization" in sys.modules:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Channel",
     "Layout",
     "PrunableLayer",
     "Pruner",
     "PruningReport",
     "SmartPruningCallback",
     "TemperatureSchedule",
+    "channels",
     "export",
     "flavours",
     "methods",
     "prune",
     "register_prunable",
     "report",
+    "shrink",
     "soft_topk",
     "strip_pruning",
     "structures",

@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from smart_tf import methods, prunable, structures
+from smart_tf.coupling import Coupling
+from smart_tf.layouts import Layout
 from smart_tf.ranking import (
     DENSE,
     FROZEN,
@@ -20,6 +22,8 @@ from smart_tf.ranking import (
 from smart_tf.schedules import TemperatureSchedule, check_schedule
 
 LOGITS = "mask_logits"
+COPY = "channel_logits"
+_STAYS = 1e9  # a logit whose share is 1 whatever the threshold
 
 
 def is_mask_logit(variable):
@@ -74,10 +78,20 @@ class WeightMask:
     def final_scores(self):
         return self.method.final_scores(self)
 
-    def masked(self, weights, state):
+    @property
+    def is_ranked(self):
+        """Whether its blocks stand in the ranking with a logit of their own."""
+        return self.structure.is_global
+
+    def masked(self, weights, state, shared=None):
         """The kernel as the layer sees it in this phase.
 
         After the search no mask gradient is computed, in either branch.
+
+        Args:
+            weights: Kernel tensor.
+            state: `SearchState` of this step.
+            shared: Logits that several kernels share, for the masks that have such.
         """
         searching = state.searching
         hard = tf.convert_to_tensor(self.mask)
@@ -153,6 +167,57 @@ class WeightMask:
         )
 
 
+@dataclasses.dataclass(eq=False)
+class ChannelMask(WeightMask):
+    """The mask of a weight along which channels of several layers run.
+
+    Its logits are a copy of the shared ones, brought up to date with every training
+    step, so that a saved layer is complete in itself.
+
+    Attributes:
+        channels: int64 array of the grid's shape, which channel each slice is; -1
+            where the slice stays.
+        in_search: Whether the search acts on it, or the freeze alone.
+        is_kernel: Whether its magnitudes tell what a channel is worth.
+    """
+
+    channels: Any = None
+    in_search: bool = True
+    is_kernel: bool = True
+
+    is_ranked = False
+
+    def masked(self, weights, state, shared=None):
+        if not self.in_search:
+            hard = tf.convert_to_tensor(self.mask)
+            return self._apply(weights, hard, tf.constant(False))
+        if self.logits is None:
+            return super().masked(weights, state)
+        if shared is None:
+            return self._with(self.logits).masked(weights, state)
+        logits = tf.gather(shared, np.maximum(self.channels, 0))
+        self.logits.assign(logits)
+        return self._with(logits).masked(weights, state)
+
+    def _with(self, logits):
+        """The same mask on these logits, infinite where a slice stays."""
+        logits = tf.where(self.channels < 0, _STAYS, tf.convert_to_tensor(logits))
+        return WeightMask(
+            self.weight,
+            self.structure,
+            self.method,
+            self.sparsity,
+            self.max_sparsity,
+            logits,
+            self.mask,
+            self.slots,
+        )
+
+    def slices(self, keep):
+        """The mask, boolean, when the channels in `keep` (boolean) stay."""
+        return np.where(self.channels < 0, True, keep[np.maximum(self.channels, 0)])
+
+
 class MaskedLayer:
     """Mixin: everything about a pruning wrapper that both flavours share.
 
@@ -163,10 +228,19 @@ class MaskedLayer:
     is_pruning_wrapper = True
     _last_warned = None
 
-    def _configure(self, structure, sparsity, method, schedule, max_layer_sparsity):
+    def _configure(
+        self,
+        structure,
+        sparsity,
+        method,
+        schedule,
+        max_layer_sparsity,
+        channels=None,
+        coupling=None,
+    ):
         self.structure = structures.get(structure)
         self.method = methods.get(method)
-        reason = self.method.supports(self.structure)
+        reason = self.method.supports(self.structure, channels is not None)
         if reason is not None:
             raise ValueError(
                 f"Argument `method` cannot be combined with structure "
@@ -178,6 +252,11 @@ class MaskedLayer:
             schedule = TemperatureSchedule.from_config(schedule)
         check_schedule(schedule)
         self.schedule = schedule
+        self.channels = channels
+        if isinstance(coupling, dict):
+            coupling = Coupling.from_config(coupling)
+        self.coupling = coupling
+        self.shared_logits = None
         self.weight_masks = []
         self.search_state = None
         self.pruning_step = None
@@ -193,17 +272,14 @@ class MaskedLayer:
             "method": self.method.get_config(),
             "schedule": self.schedule.get_config() if self.schedule else None,
             "max_layer_sparsity": self.max_layer_sparsity,
+            "channels": self.channels,
+            "coupling": self.coupling.get_config() if self.coupling else None,
         }
 
     def _create_masks(self):
         """Makes the masks' variables, once the wrapped layer is built."""
-        weights = prunable.prunable_weights(self.layer)
-        for weight in weights:
-            reason = self.structure.supports(
-                tuple(weight.variable.shape), weight.layout
-            )
-            if reason is None:
-                self.weight_masks.append(self._create_mask(weight))
+        for weight, settings in self._masked_weights():
+            self.weight_masks.append(self._create_mask(weight, settings))
         if not self.weight_masks:
             raise ValueError(
                 f"Layer '{self.layer.name}' (of type {type(self.layer).__name__}) has "
@@ -216,28 +292,49 @@ class MaskedLayer:
         self.pruning_step = self._add_variable(
             "pruning_step", np.array(NOT_STARTED, np.int64)
         )
+        if self.coupling is not None and self.method.has_logits:
+            self.shared_logits = self._add_variable(
+                LOGITS, np.zeros(self.coupling.size, np.float32), trainable=True
+            )
         for index, mask in enumerate(self.weight_masks):
             mask.user_constraint = mask.weight.variable.constraint
-            self._set_constraint(
-                mask.weight.variable, _Projection(self, mask, steps=index == 0)
-            )
+            if mask.weight.variable.trainable:
+                self._set_constraint(
+                    mask.weight.variable, _Projection(self, mask, steps=index == 0)
+                )
         Ranking([self]).initialise_logits()
 
-    def _create_mask(self, weight):
+    def _masked_weights(self):
+        """Pairs of a `PrunableWeight` and the settings of its `ChannelMask`, or {}."""
+        if self.channels is None:
+            for weight in prunable.prunable_weights(self.layer):
+                shape = tuple(weight.variable.shape)
+                if self.structure.supports(shape, weight.layout) is None:
+                    yield weight, {}
+            return
+        for settings in map(dict, self.channels):
+            variable = self.layer.weights[settings.pop("weight")]
+            layout = Layout(outputs=(settings.pop("axis"),), inputs=())
+            owner, attribute = prunable.holder(self.layer, variable)
+            grid = self.structure.grid_shape(tuple(variable.shape), layout)
+            settings["channels"] = np.reshape(settings["channels"], grid)
+            yield prunable.PrunableWeight(owner, attribute, layout), settings
+
+    def _create_mask(self, weight, settings):
         grid = self.structure.grid_shape(tuple(weight.variable.shape), weight.layout)
         number = len(self.weight_masks)
         suffix = f"_{number}" if number else ""
+        name, trainable = (COPY, False) if settings else (LOGITS, True)
         logits = None
         if self.method.has_logits and self.structure.is_global:
-            logits = self._add_variable(
-                LOGITS + suffix, np.zeros(grid, np.float32), trainable=True
-            )
+            start = np.zeros(grid, np.float32)
+            logits = self._add_variable(name + suffix, start, trainable=trainable)
         mask = self._add_variable("mask" + suffix, np.ones(grid, np.float32))
         slots = {
-            name: self._add_variable(name + suffix, value)
-            for name, value in self.method.slots(weight.variable.numpy(), grid).items()
+            slot: self._add_variable(slot + suffix, value)
+            for slot, value in self.method.slots(weight.variable.numpy(), grid).items()
         }
-        return WeightMask(
+        return (ChannelMask if settings else WeightMask)(
             weight,
             self.structure,
             self.method,
@@ -246,6 +343,7 @@ class MaskedLayer:
             logits,
             mask,
             slots,
+            **settings,
         )
 
     def _masked_kernels(self, training):
@@ -258,9 +356,11 @@ class MaskedLayer:
         else:
             packed = tf.convert_to_tensor(self.search_state)
         state = SearchState.unpack(packed)
+        shared = self.ranking.shared_logits() if training else None
         return [
-            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), state))
+            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), state, shared))
             for m in self.weight_masks
+            if m.weight.variable.trainable or not isinstance(m, ChannelMask)
         ]
 
     def _warn_if_nobody_drives(self):
@@ -292,16 +392,23 @@ class MaskedLayer:
         """An object of the forward pass that is under way, or None if unknown."""
         return None
 
+    def trainable_logits(self):
+        """List of the wrapper's trainable variables of mask logits."""
+        own = [m.logits for m in self.weight_masks if not isinstance(m, ChannelMask)]
+        return [v for v in [*own, self.shared_logits] if v is not None]
+
     def mask_variables(self):
         """The variables that the wrapper adds to those of the wrapped layer."""
         each = [(m.logits, m.mask, *m.slots.values()) for m in self.weight_masks]
         own = [v for variables in each for v in variables if v is not None]
-        return [*own, self.search_state, self.pruning_step]
+        shared = [] if self.shared_logits is None else [self.shared_logits]
+        return [*own, *shared, self.search_state, self.pruning_step]
 
     def release(self):
         """Gives the wrapped layer its own constraints back."""
         for mask in self.weight_masks:
-            self._set_constraint(mask.weight.variable, mask.user_constraint)
+            if mask.weight.variable.trainable:
+                self._set_constraint(mask.weight.variable, mask.user_constraint)
 
 
 class _Projection:

@@ -236,7 +236,7 @@ def _resolve(layer, entry):
             f"The prunable weights of layer {layer.name!r} must be variables or names "
             f"of attributes that hold one. Received: {entry!r}"
         )
-    owner, attribute = _holder(layer, variable)
+    owner, attribute = holder(layer, variable)
     if layout is None:
         # tfmot declares weights of built-in layers too: those are known better.
         known = _builtin_weights(owner) if attribute != "item" else []
@@ -256,8 +256,12 @@ def _guess(layer, variable):
     return _dense(rank) if rank > 1 else Layout(outputs=(0,), inputs=())
 
 
-def _holder(layer, variable):
-    """Finds the `(owner, attribute)` that holds a variable of the layer."""
+def holder(layer, variable):
+    """Finds the `(owner, attribute)` that holds a variable of the layer.
+
+    Raises:
+        ValueError: If neither the layer nor one inside of it holds the variable.
+    """
     layers = list(layer._flatten_layers())
     for owner in layers:
         for attribute, value in vars(owner).items():

@@ -150,8 +150,8 @@ class Pruner:
                 "Argument `optimizer` must be an optimizer of the model's Keras, and "
                 f"not a legacy one. Received: {optimizer!r}"
             )
-        has_logits = any(m.logits is not None for m in self.ranking.masks)
-        if isinstance(optimizer, self.flavour.PruningOptimizer) or not has_logits:
+        logits = [v for layer in self.layers for v in layer.trainable_logits()]
+        if isinstance(optimizer, self.flavour.PruningOptimizer) or not logits:
             return optimizer
         if isinstance(optimizer, self.flavour.LossScaleOptimizer):
             inner = self._wrapped(optimizer.inner_optimizer, mask_optimizer)
@@ -169,7 +169,6 @@ class Pruner:
             else constant_learning_rate(mask_optimizer),
         )
         if int(optimizer.iterations.numpy()) > 0:
-            logits = [m.logits for m in self.ranking.masks if m.logits is not None]
             trained = self.flavour.trained_by(optimizer, self._model)
             known = {id(v): v for v in [*trained, *logits]}
             wrapped.build(list(known.values()))

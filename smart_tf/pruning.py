@@ -3,6 +3,7 @@
 import re
 
 from smart_tf import flavours, methods, prunable, structures
+from smart_tf.channels import couple, find_groups
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
 from smart_tf.ranking import FROZEN, Ranking
@@ -67,10 +68,6 @@ def prune(
     flavour = flavours.of(model)
     structure, method = structures.get(structure), methods.get(method)
     sparsity = resolve_sparsity(sparsity, structure)
-    if budget != "weights":
-        raise ValueError(
-            f"Argument `budget` must be 'weights'. Received: budget={budget!r}"
-        )
     settings = {
         "structure": structure,
         "sparsity": sparsity,
@@ -82,6 +79,13 @@ def prune(
         return flavour.PrunableLayer(model, **settings)
     _check_model(model)
     accepts = _resolve_filters(filters, model)
+    if getattr(structure, "coupled", False):
+        return _prune_channels(model, flavour, settings, accepts, budget)
+    if budget != "weights":
+        raise ValueError(
+            "Argument `budget` must be 'weights', but for coupled channels. "
+            f"Received: budget={budget!r}"
+        )
     chosen = {
         id(layer)
         for layer in parts(model)
@@ -92,17 +96,41 @@ def prune(
             f"Nothing in the model can be pruned with structure '{structure}': "
             + _reasons(model, structure, accepts)
         )
+    return _wrapped(model, {key: {} for key in chosen}, flavour, settings)
+
+
+def _prune_channels(model, flavour, settings, accepts, budget):
+    """Wraps all layers that make channels of groups which can be removed."""
+    groups = find_groups(model, settings["structure"].round_to, accepts)
+    if not len(groups):
+        raise ValueError(
+            "No channels of the model can be removed together: "
+            + "; ".join(f"'{n}': {reason}" for n, reason in groups.reasons.items())
+        )
+    coupling, slices = couple(
+        groups, settings["sparsity"], budget, settings["max_layer_sparsity"]
+    )
+    chosen = {key: {"channels": channels} for key, channels in slices.items()}
+    next(iter(chosen.values()))["coupling"] = coupling
     return _wrapped(model, chosen, flavour, settings)
 
 
 def _wrapped(model, chosen, flavour, settings):
+    """The model with some layers wrapped.
+
+    Args:
+        model: The model.
+        chosen: Dict from `id(layer)` to further settings of its wrapper.
+        flavour: The flavour's module.
+        settings: Dict, settings of all wrappers.
+    """
     wrappers = {}
 
     def wrap(layer):
         if id(layer) not in chosen:
             return layer
         if id(layer) not in wrappers:
-            wrapper = flavour.PrunableLayer(layer, **settings)
+            wrapper = flavour.PrunableLayer(layer, **settings, **chosen[id(layer)])
             wrapper.build_around_built()
             wrappers[id(layer)] = wrapper
         return wrappers[id(layer)]

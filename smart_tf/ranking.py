@@ -53,7 +53,8 @@ class Ranking:
     def __init__(self, layers):
         self.layers = list(layers)
         self.masks = [m for layer in self.layers for m in layer.weight_masks]
-        self.ranked = [m for m in self.masks if m.structure.is_global]
+        self.ranked = [m for m in self.masks if m.is_ranked]
+        self.lead = next((k for k in self.layers if k.coupling is not None), None)
         self._shared = {}
         for layer in self.layers:
             layer.ranking = self
@@ -110,22 +111,35 @@ class Ranking:
         phase = tf.where(
             searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN)
         )
-        if not self.ranked or not lead.method.uses_threshold:
+        if not lead.method.uses_threshold or not (self.ranked or self.lead):
             return tf.stack([phase, temperature, *last[2:]])
-        logits = tf.concat(
-            [tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in self.ranked], 0
-        )
-        costs = self.costs()
-        unit = costs.mean()
-        weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
 
         def solve():
-            budget = self.budget() / unit
+            logits, budget, costs = self._problem(last)
             start = last.a + last.temperature * last.s
-            return topk.threshold(logits, budget, temperature, weighted, start)
+            return topk.threshold(logits, budget, temperature, costs, start)
 
         a, s = tf.cond(searching, solve, lambda: (last.a, last.s))
         return tf.stack([phase, temperature, a, s, last.updates])
+
+    def _problem(self, last):
+        """Logits, budget and costs (None: all 1) of the threshold (eq. 2)."""
+        if self.lead is not None:
+            logits = self.shared_logits()
+            shares = topk.soft_mask(logits, last.a, last.s, last.temperature)
+            problem = self.lead.coupling.linear_problem(tf.stop_gradient(shares))
+            return logits, problem[1], problem[0]
+        logits = [tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in self.ranked]
+        costs = self.costs()
+        unit = costs.mean()
+        weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
+        return tf.concat(logits, 0), self.budget() / unit, weighted
+
+    def shared_logits(self):
+        """Tensor of the logits of channels that run through several layers, or None."""
+        if self.lead is None or self.lead.shared_logits is None:
+            return None
+        return tf.convert_to_tensor(self.lead.shared_logits)
 
     # On the host
 
@@ -152,6 +166,12 @@ class Ranking:
     def initialise_logits(self):
         """Starts the logits from the magnitudes that the weights have now."""
         method = self.layers[0].method
+        if self.shared_logits() is not None:
+            (start,) = method.initial_logits([self._channel_scores()])
+            self.lead.shared_logits.assign(start.astype(np.float32))
+            for mask in self._channel_masks():
+                copied = start[np.maximum(mask.channels, 0)]
+                mask.logits.assign(copied.astype(np.float32))
         if not self.ranked or not method.has_logits:
             return
         starts = method.initial_logits([m.scores() for m in self.ranked])
@@ -175,6 +195,10 @@ class Ranking:
         }
         if self.ranked:
             masks |= self._ranked_hard_masks(share)
+        masks |= {id(m): m.mask.numpy() > 0 for m in self._channel_masks()}
+        if self.lead is not None:
+            keep = self.lead.coupling.select(self._final_channel_scores(), share)
+            masks |= {id(m): m.slices(keep) for m in self._channel_masks()}
         return [masks[id(m)] for m in self.masks]
 
     def _ranked_hard_masks(self, share):
@@ -193,6 +217,28 @@ class Ranking:
             for m, part in zip(self.ranked, parts, strict=True)
         }
 
+    def _channel_masks(self):
+        return [m for m in self.masks if not m.is_ranked and m.structure.is_global]
+
+    def _final_channel_scores(self):
+        """float64 `(channels,)`: their logits, or magnitudes where there are none."""
+        logits = self.shared_logits()
+        if logits is None:
+            return self._channel_scores()
+        return logits.numpy().astype(np.float64)
+
+    def _channel_scores(self):
+        """float64 `(channels,)`: root mean square over all kernels that make one."""
+        size = self.lead.coupling.size
+        total, count = np.zeros(size), np.zeros(size)
+        for mask in self._channel_masks():
+            if mask.is_kernel:
+                made = mask.channels >= 0
+                np.add.at(total, mask.channels[made], mask.scores()[made] ** 2)
+                np.add.at(count, mask.channels[made], 1)
+        mean = total.sum() / max(count.sum(), 1)
+        return np.sqrt(np.where(count > 0, total / np.maximum(count, 1), mean))
+
     def current_masks(self):
         """Dict from `id(weight_mask)` to its 0/1 mask: frozen, or as of now."""
         if self.phase == FROZEN:
@@ -200,8 +246,18 @@ class Ranking:
         return {id(m): k for m, k in zip(self.masks, self.hard_masks(), strict=True)}
 
     def sparsity(self):
-        """Float: fraction of the wrapped kernels' weights that the masks drop."""
+        """Float: fraction of the budget's total that the masks drop.
+
+        In weights of the wrapped kernels; for channels of several layers, of what
+        the model costs when it is cut.
+        """
         keep = self.current_masks()
+        if self.lead is not None:
+            kept = np.ones(self.lead.coupling.size, bool)
+            for mask in self._channel_masks():
+                cut = mask.channels[~(keep[id(mask)] > 0)]
+                kept[cut] = False
+            return self.lead.coupling.sparsity(kept)
         total = sum(m.costs.sum() for m in self.masks)
         return float(1 - sum((m.costs * keep[id(m)]).sum() for m in self.masks) / total)
 

@@ -3,7 +3,7 @@
 from smart_tf import flavours
 
 
-def rewrite(model, replace):
+def rewrite(model, replace, input_shapes=None):
     """Replaces layers of a model.
 
     Functional and Sequential models (and such models nested in them) are cloned
@@ -15,13 +15,19 @@ def rewrite(model, replace):
         model: A built model of either flavour.
         replace: Function from a layer to the layer that shall stand there. Asked
             once for each layer that is not itself a model that can be rewritten.
+        input_shapes: Optional function from a model (or one nested in it) that is
+            cloned to the list of the shapes of its inputs, without the batch.
 
     Returns:
         A model of the same class.
     """
     flavour = flavours.of(model)
     if flavour.is_graph_model(model):
-        return flavour.clone_graph_model(model, lambda part: _replaced(part, replace))
+        return flavour.clone_graph_model(
+            model,
+            lambda part: _replaced(part, replace, input_shapes),
+            input_shapes(model) if input_shapes else None,
+        )
     _replace_in_place(model, replace, flavour)
     return model
 
@@ -40,9 +46,9 @@ def _is_rewritable(layer, flavour):
     return flavour.is_model(layer) and not flavours.is_wrapper(layer)
 
 
-def _replaced(layer, replace):
+def _replaced(layer, replace, input_shapes=None):
     if _is_rewritable(layer, flavours.of(layer)):
-        return rewrite(layer, replace)
+        return rewrite(layer, replace, input_shapes)
     return replace(layer)
 
 

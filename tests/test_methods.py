@@ -106,6 +106,67 @@ def test_the_others_leave_two_of_four(name):
         np.testing.assert_array_equal((groups != 0).sum(axis=1), 2)
 
 
+# ---- Channels that run through several layers
+
+
+def residual():
+    """The stem's channels are also those of the branch that is added to it."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3))
+    stem = keras.layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    inner = keras.layers.Conv2D(12, 1, activation="relu", name="inner")(stem)
+    inner = keras.layers.BatchNormalization(name="norm")(inner)
+    branch = keras.layers.Conv2D(8, 3, padding="same", name="branch")(inner)
+    pooled = keras.layers.GlobalAveragePooling2D()(stem + branch)
+    return keras.Model(inputs, keras.layers.Dense(4)(pooled))
+
+
+@pytest.mark.parametrize("name", ["gradual", "acdc"])
+def test_channels_of_several_layers_go_together_by_their_magnitudes(name):
+    model = residual()
+    # Stem and branch share channels: small in one, they may be large in both.
+    first, *others = model.get_layer("stem").get_weights()
+    first[..., 0] *= 1e-3
+    model.get_layer("stem").set_weights([first, *others])
+    kernel, *others = model.get_layer("branch").get_weights()
+    kernel[..., 0] *= 100
+    model.get_layer("branch").set_weights([kernel, *others])
+    structure = smart_tf.structures.Channel(round_to=1)
+    model = compiled(smart_tf.prune(model, 0.5, structure, SHORT[name]))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 6, 6, 3)), rng.integers(4, size=64)
+    callback = smart_tf.SmartPruningCallback(schedule=SCHEDULE)
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[callback])
+    before = output(model, x)
+    plain = smart_tf.strip_pruning(model)
+    np.testing.assert_array_equal(output(plain, x), before)
+    kept = {
+        n: np.abs(plain.get_layer(n).kernel.numpy()).sum(axis=(0, 1, 2)) > 0
+        for n in ("stem", "inner", "branch")
+    }
+    np.testing.assert_array_equal(kept["stem"], kept["branch"])
+    assert kept["stem"][0]
+    a, b = kept["stem"].sum(), kept["inner"].sum()
+
+    def cost(a, b):
+        return 27 * a + a * b + 9 * b * a + 4 * a
+
+    assert cost(a, b) <= 0.5 * cost(8, 12) < min(cost(a + 1, b), cost(a, b + 1))
+
+
+@pytest.mark.parametrize(
+    "method", ["pdp", "pas", "awg", methods.Magnitude(per_layer=True)], ids=str
+)
+def test_the_others_refuse_them(method):
+    model = residual()
+    before = weights(model)
+    with pytest.raises(ValueError, match="`method` cannot be combined.*layers|kernels"):
+        smart_tf.prune(model, 0.5, smart_tf.structures.Channel(round_to=1), method)
+    assert_same(before, weights(model))
+    alone = smart_tf.structures.Channel(coupled=False)
+    assert smart_tf.report(smart_tf.prune(model, 0.5, alone, method)).kernels
+
+
 # ---- A run from beginning to end, and one that is taken up in its middle
 
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
+from keras.src.saving import serialization_lib
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
@@ -60,6 +61,8 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         method="smart",
         schedule=None,
         max_layer_sparsity=None,
+        channels=None,
+        coupling=None,
         **kwargs,
     ):
         if keras.backend.backend() != "tensorflow":
@@ -75,7 +78,15 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
             kwargs.setdefault("name", layer.name)
             kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self._configure(structure, sparsity, method, schedule, max_layer_sparsity)
+        self._configure(
+            structure,
+            sparsity,
+            method,
+            schedule,
+            max_layer_sparsity,
+            channels,
+            coupling,
+        )
         self._call_like(layer)
 
     def _call_like(self, layer):
@@ -264,13 +275,19 @@ def is_graph_model(model):
     return isinstance(model, (keras.Sequential, Functional))
 
 
-def clone_graph_model(model, replace):
+def clone_graph_model(model, replace, input_shapes=None):
     """Clones a Functional or Sequential model around `replace(layer)`.
+
+    Args:
+        model: The model.
+        replace: Function from a layer to the one that takes its place.
+        input_shapes: List of the shapes that the inputs get, without the batch, or
+            None for those that they have.
 
     Raises:
         ValueError: If the clone would silently behave differently.
     """
-    clone = _clone(model, replace)
+    clone = _clone(model, replace, input_shapes)
     lost = [n for n in _OWN if getattr(type(clone), n) is not getattr(type(model), n)]
     if lost:
         raise ValueError(
@@ -283,20 +300,48 @@ def clone_graph_model(model, replace):
     return clone
 
 
-def _clone(model, replace):
+def _clone(model, replace, input_shapes):
+    tensors = model.inputs
+    shapes = input_shapes or [x.shape[1:] for x in tensors]
     if isinstance(model, keras.Sequential):
-        return keras.models.clone_model(model, clone_function=replace)
+        same = shapes == [x.shape[1:] for x in tensors]
+        inputs = None if same else keras.Input(shapes[0], dtype=tensors[0].dtype)
+        return keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=replace
+        )
     # Left to itself, `clone_model` names the inputs anew.
-    inputs = keras.tree.map_structure(
-        lambda x: keras.Input(
-            batch_shape=x.shape,
+    inputs = [
+        keras.Input(
+            batch_shape=(x.shape[0], *shape),
             dtype=x.dtype,
             sparse=x.sparse,
             name=x._keras_history.operation.name,
-        ),
-        model.input,
-    )
+        )
+        for x, shape in zip(tensors, shapes, strict=True)
+    ]
+    inputs = keras.tree.pack_sequence_as(model.input, inputs)
     return keras.models.clone_model(model, input_tensors=inputs, clone_function=replace)
+
+
+def copy_layer(layer, changes):
+    """A layer of the same class and name, not built, with some of its config changed.
+
+    Args:
+        layer: The layer.
+        changes: Dict from keys of its config to new values.
+    """
+    with serialization_lib.SafeModeScope(False):  # a `Lambda` of this very process
+        return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def calls(model):
+    """The calls in a graph model, in order: `(layer, args, kwargs, outputs)`."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                arguments = node.arguments
+                yield node.operation, arguments.args, arguments.kwargs, node.outputs
 
 
 def set_attribute(model, name, value):

@@ -58,6 +58,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         method="smart",
         schedule=None,
         max_layer_sparsity=None,
+        channels=None,
+        coupling=None,
         **kwargs,
     ):
         if not isinstance(layer, keras.layers.Layer):
@@ -79,7 +81,15 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         self._track_trackable(layer, name="layer")
         if hasattr(layer, "_batch_input_shape"):
             self._batch_input_shape = layer._batch_input_shape
-        self._configure(structure, sparsity, method, schedule, max_layer_sparsity)
+        self._configure(
+            structure,
+            sparsity,
+            method,
+            schedule,
+            max_layer_sparsity,
+            channels,
+            coupling,
+        )
         self._ranked_with = ranked_with
         self.supports_masking = layer.supports_masking
         self.pruning_vars = []
@@ -142,13 +152,12 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
 
     @property
     def trainable_weights(self):
-        logits = [m.logits for m in self.weight_masks if m.logits is not None]
-        return self.layer.trainable_weights + (logits if self.layer.trainable else [])
+        logits = self.trainable_logits() if self.layer.trainable else []
+        return self.layer.trainable_weights + logits
 
     @property
     def non_trainable_weights(self):
-        logits = [m.logits for m in self.weight_masks if m.logits is not None]
-        frozen = [] if self.layer.trainable else logits
+        frozen = [] if self.layer.trainable else self.trainable_logits()
         return self.layer.non_trainable_weights + self._non_trainable_weights + frozen
 
     def get_weights(self):
@@ -319,9 +328,29 @@ def is_graph_model(model):
     return isinstance(model, keras.Sequential) or model._is_graph_network
 
 
-def clone_graph_model(model, replace):
-    """Clones a Functional or Sequential model around `replace(layer)`."""
-    return keras.models.clone_model(model, clone_function=replace)
+def clone_graph_model(model, replace, input_shapes=None):
+    """As `smart_tf.flavours.keras3.clone_graph_model`."""
+    inputs = None
+    if input_shapes and input_shapes != [tuple(x.shape)[1:] for x in model.inputs]:
+        inputs = [
+            keras.Input(shape, dtype=x.dtype, name=x.node.layer.name)
+            for x, shape in zip(model.inputs, input_shapes, strict=True)
+        ]
+    return keras.models.clone_model(model, inputs, clone_function=replace)
+
+
+def copy_layer(layer, changes):
+    """As `smart_tf.flavours.keras3.copy_layer`."""
+    return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def calls(model):
+    """The calls in a graph model, in order: `(layer, args, kwargs, outputs)`."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                outputs = tf.nest.flatten(node.outputs)
+                yield node.layer, node.call_args, node.call_kwargs, outputs
 
 
 def set_attribute(model, name, value):

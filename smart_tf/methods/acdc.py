@@ -29,6 +29,8 @@ class ACDC(Method):
 
     steps: int = 8
 
+    ranks_channels = True
+
     def __post_init__(self):
         check(self, self.steps >= 1, "steps", ">= 1")
 

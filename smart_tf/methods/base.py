@@ -51,8 +51,22 @@ class Method:
         super().__init_subclass__(**kwargs)
         _METHODS[cls.__name__.lower()] = cls
 
-    def supports(self, structure):
-        """Why the method cannot prune with a `Structure`, or None if it can."""
+    ranks_channels = False
+    """Whether it ranks channels that run through several layers: by shared logits,
+    or by their magnitudes where it has none."""
+
+    def supports(self, structure, coupled=False):
+        """Why the method cannot prune with a structure, or None if it can.
+
+        Args:
+            structure: `smart_tf.structures.Structure`.
+            coupled: Whether the channels of several layers go together.
+        """
+        if coupled and not self.ranks_channels:
+            return (
+                "it ranks the blocks of kernels; smart_tf.structures.Channel("
+                "coupled=False) prunes the channels of single kernels"
+            )
         if self.has_logits and not structure.is_global:
             return "it ranks blocks across layers, and N:M groups are not ranked"
         return None

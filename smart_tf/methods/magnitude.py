@@ -25,6 +25,7 @@ class Magnitude(Method):
         updates: Integer >= 1, how many times the sparsity rises.
         power: Number > 0, the exponent.
         reduction: `"mean"`, `"rms"`, `"max"` or `"sum"` of the magnitudes in a block.
+            Channels that run through several layers are ranked by `"rms"` always.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -39,11 +40,18 @@ class Magnitude(Method):
     power: float = 3.0
     reduction: str = "mean"
 
+    ranks_channels = True
+
     def __post_init__(self):
         reductions = ("mean", "rms", "max", "sum")
         check(self, self.updates >= 1, "updates", ">= 1")
         check(self, self.power > 0, "power", "positive")
         check(self, self.reduction in reductions, "reduction", f"one of {reductions}")
+
+    def supports(self, structure, coupled=False):
+        if coupled and self.per_layer:
+            return "channels that run through several layers belong to none of them"
+        return super().supports(structure, coupled)
 
     def milestones(self):
         if not self.gradual:

@@ -56,6 +56,7 @@ class Smart(Method):
 
     has_logits = True
     uses_threshold = True
+    ranks_channels = True
 
     def __post_init__(self):
         rate = self.mask_learning_rate
@@ -78,7 +79,7 @@ class Smart(Method):
             mask_learning_rate=None,
         )
 
-    def supports(self, structure):
+    def supports(self, structure, coupled=False):
         return None
 
     def initial_logits(self, scores):

@@ -125,7 +125,30 @@ class Block(_Tiles):
 
 @dataclasses.dataclass(frozen=True)
 class Channel(_Tiles):
-    """Whole output channels: all inputs and positions of one output of a kernel."""
+    """Whole output channels: all inputs and positions of one output of a kernel.
+
+    Args:
+        coupled: Whether `smart_tf.prune` searches for channels as they can be cut:
+            the same ones in all layers that they run through (residual connections,
+            normalisations, depthwise convolutions), with one logit for all of them.
+            False is the form of the SMART paper, on the kernels of single layers.
+        round_to: Integer >= 1, the widths of coupled layers are left at multiples
+            of it, since odd widths run slower. Layers with fewer than four times as
+            many channels are cut in finer steps.
+
+    Raises:
+        ValueError: If `round_to` is not a positive integer.
+    """
+
+    coupled: bool = True
+    round_to: int = 8
+
+    def __post_init__(self):
+        if not is_count(self.round_to):
+            raise ValueError(
+                "Argument `round_to` must be a positive integer. "
+                f"Received: round_to={self.round_to!r}"
+            )
 
     def __str__(self):
         return "channel"

@@ -1,0 +1,129 @@
+"""Follows the channels through a model, call by call."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from smart_tf import flavours
+from smart_tf.channels import rules
+from smart_tf.channels.flow import Flow
+from smart_tf.channels.signal import Signal, fixed
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of a layer (or operator) in a model.
+
+    Attributes:
+        layer: The layer.
+        args: Positional arguments, with a `Signal` for each tensor.
+        kwargs: Keyword arguments, likewise.
+        shapes: List of the shapes of the outputs, without the batch.
+    """
+
+    layer: Any
+    args: tuple
+    kwargs: dict
+    shapes: list
+
+    def __post_init__(self):
+        self.flat = tf.nest.flatten((self.args, self.kwargs))
+        self.signals = [a for a in self.flat if isinstance(a, Signal)]
+
+    @property
+    def shape(self):
+        return self.shapes[0]
+
+    def argument(self, name, position):
+        """The signal that was passed by position or by name, or None."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name)
+
+    def evaluate(self, arrays):
+        """What an elementwise layer makes of arrays in place of its signals.
+
+        NaN in, NaN out.
+        """
+        waiting = iter(arrays)
+
+        def value(argument):
+            if not isinstance(argument, Signal):
+                return argument
+            return tf.constant(next(waiting)[None], tf.float32)
+
+        args, kwargs = tf.nest.map_structure(value, (self.args, self.kwargs))
+        out = np.asarray(self.layer(*args, **kwargs), np.float64)[0]
+        varies = sum(np.isnan(array).astype(np.float64) for array in arrays)
+        return np.where(varies > 0, np.nan, out)
+
+
+def trace(model, zeroed=None):
+    """Follows the channels of a model.
+
+    Args:
+        model: Built Functional or Sequential model of either flavour.
+        zeroed: Optional dict from `id(variable)` to a value to assume for it.
+
+    Returns:
+        `Flow`.
+
+    Raises:
+        ValueError: If the model has no graph of layers.
+    """
+    flavour = flavours.of(model)
+    if not flavour.is_model(model) or not flavour.is_graph_model(model):
+        raise ValueError(
+            "Argument `model` must be a Functional or Sequential model: the channels "
+            "of others cannot be followed from layer to layer. Received: "
+            f"model={model!r} (of type {type(model).__name__})"
+        )
+    flow = Flow(zeroed)
+    inputs = [fixed(_shape(tensor)) for tensor in model.inputs]
+    for signal in _run(model, inputs, flow, flavour):
+        flow.close(signal, "an output of the model")
+    return flow
+
+
+def _run(model, inputs, flow, flavour):
+    """The signals of a model's outputs; `flow` takes down what happens on the way."""
+    signals = {id(t): s for t, s in zip(model.inputs, inputs, strict=True)}
+    flow.entered(model, inputs)
+    for layer, args, kwargs, outputs in flavour.calls(model):
+
+        def signal_of(argument):
+            return signals.get(id(argument), argument)
+
+        args, kwargs = tf.nest.map_structure(signal_of, (tuple(args), dict(kwargs)))
+        call = Call(layer, args, kwargs, [_shape(tensor) for tensor in outputs])
+        results = _answer(call, flow, flavour)
+        signals.update({id(t): s for t, s in zip(outputs, results, strict=True)})
+    return [signals[id(tensor)] for tensor in model.outputs]
+
+
+def _answer(call, flow, flavour):
+    layer = call.layer
+    if flavour.is_model(layer) and flavour.is_graph_model(layer):
+        return _run(layer, call.signals, flow, flavour)
+    rule = rules.rule_of(layer)
+    for signal in call.signals:
+        _note_reader(signal, rule)
+    results = rule(flow, call)
+    return [results] if isinstance(results, Signal) else list(results)
+
+
+def _note_reader(signal, rule):
+    """What a maker has to know of those who read it."""
+    if rule not in rules.ELEMENTWISE:
+        for maker in signal.makers:
+            maker.is_live = True
+    if signal.source is not None:
+        normalises = rule in rules.NORMALISATIONS
+        before = signal.source.is_normalised
+        signal.source.is_normalised = normalises and before is not False
+
+
+def _shape(tensor):
+    return tuple(tensor.shape)[1:]

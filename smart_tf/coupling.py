@@ -1,0 +1,86 @@
+"""The search for channels: one logit for each, whatever layers it runs through."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from smart_tf.cut_costs import CutCosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupling:
+    """What the channels of a model compete for.
+
+    Attributes:
+        costs: `CutCosts` of the model as it will be cut.
+        budget: Float, the cost that may be left.
+        floors: Tuple of integers, how many channels of each group stay at least.
+    """
+
+    costs: CutCosts
+    budget: float
+    floors: tuple
+
+    def get_config(self):
+        return {
+            "costs": self.costs.get_config(),
+            "budget": self.budget,
+            "floors": list(self.floors),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        costs = CutCosts.from_config(config["costs"])
+        return cls(costs, config["budget"], tuple(config["floors"]))
+
+    @property
+    def size(self):
+        """The number of channels."""
+        return sum(self.costs.sizes)
+
+    def linear_problem(self, shares):
+        """The budget as the soft top-k takes it: costs of single channels.
+
+        Both sides of a kernel shrink, so that what a channel costs depends on the
+        others. This is Newton's linear model of the cost around the shares of the
+        last step, which differ little from those of this one; its slopes are what
+        the derivative of the threshold needs.
+
+        Args:
+            shares: float32 tensor `(channels,)`, the last soft masks.
+
+        Returns:
+            Tuple `(costs, budget)`: a float32 tensor `(channels,)` with mean 1 and a
+            float32 scalar tensor inside (0, sum(costs)).
+        """
+        matrix, vector, constant = self.costs.quadratic()
+        unit = self.costs.total() / self.size
+        matrix, vector = (tf.constant(a / unit, tf.float32) for a in (matrix, vector))
+        group_of = tf.constant(self.costs.group_of)
+        kept = tf.math.unsorted_segment_sum(shares, group_of, len(self.costs.sizes))
+        product = tf.linalg.matvec(matrix, kept)
+        slopes = product + tf.linalg.matvec(matrix, kept, transpose_a=True) + vector
+        spent = tf.reduce_sum(kept * (product + vector)) + constant / unit
+        costs = tf.gather(tf.maximum(slopes, 1e-6), group_of)
+        total = tf.reduce_sum(costs)
+        budget = tf.reduce_sum(slopes * kept) + self.budget / unit - spent
+        return costs, tf.clip_by_value(budget, 1e-3 * total, 0.999 * total)
+
+    def select(self, scores, share=1.0):
+        """Boolean array `(channels,)`: what stays, exactly within the budget.
+
+        Args:
+            scores: float64 array `(channels,)`.
+            share: Float in [0, 1], how much of the reduction is asked for.
+        """
+        total = self.costs.total()
+        budget = total - share * (total - self.budget)
+        return self.costs.select(scores, budget, self.floors)
+
+    def sparsity(self, keep):
+        """Float: which fraction of the cost is gone when `keep` stays."""
+        kept = np.bincount(
+            self.costs.group_of, weights=keep, minlength=len(self.costs.sizes)
+        )
+        return 1.0 - self.costs.total(kept) / self.costs.total()
