@@ -44,16 +44,16 @@ class Method:
     """Whether the logits' optimizer is part of the method: then nobody may replace
     it, and its learning rate does not follow the decay of the weights' one."""
 
+    ranks_channels = False
+    """Whether it ranks channels that run through several layers: by shared logits,
+    or by their magnitudes where it has none."""
+
     initial_temperature = 1.0
     final_temperature = 0.01
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         _METHODS[cls.__name__.lower()] = cls
-
-    ranks_channels = False
-    """Whether it ranks channels that run through several layers: by shared logits,
-    or by their magnitudes where it has none."""
 
     def supports(self, structure, coupled=False):
         """Why the method cannot prune with a structure, or None if it can.
