@@ -96,7 +96,14 @@ def test_methods_that_rank_blocks_refuse_n_of_m_groups(name):
     assert not smart_tf.flavours.wrappers(model)
 
 
-@pytest.mark.parametrize("name", ["magnitude", "pdp", "acdc", "paper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pdp",
+        "acdc",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("magnitude", "paper")),
+    ],
+)
 def test_the_others_leave_two_of_four(name):
     model = compiled(smart_tf.prune(mlp(), structure="2:4", method=name))
     callback = smart_tf.SmartPruningCallback(search_epochs=1)

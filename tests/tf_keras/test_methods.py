@@ -74,7 +74,13 @@ def test_masks_over_all_layers_are_tfmots_of_all_weights_in_one_row():
     np.testing.assert_array_equal(after, row * mask[:, 0])
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pas", "awg"),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gradual", "pdp", "acdc")),
+    ],
+)
 def test_a_run_reaches_its_sparsity_and_goes_on_from_a_file(name, tmp_path):
     path = str(tmp_path / "model.keras")
     schedule = smart_tf.TemperatureSchedule(0, 12)
