@@ -73,9 +73,16 @@ class Coupling:
         budget = tf.reduce_sum(slopes * kept) + self.budget / unit - spent
         return costs, tf.clip_by_value(budget, 1e-3 * total, 0.999 * total)
 
-    def select(self, scores):
-        """Boolean array `(channels,)`: what stays, exactly within the budget."""
-        return self.costs.select(scores, self.budget, self.floors)
+    def select(self, scores, share=1.0):
+        """Boolean array `(channels,)`: what stays, exactly within the budget.
+
+        Args:
+            scores: float64 array `(channels,)`.
+            share: Float in [0, 1], how much of the reduction is asked for.
+        """
+        total = self.costs.total()
+        budget = total - share * (total - self.budget)
+        return self.costs.select(scores, budget, self.floors)
 
     def sparsity(self, keep):
         """Float: which fraction of the cost is gone when `keep` stays."""

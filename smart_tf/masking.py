@@ -13,9 +13,9 @@ from smart_tf import methods, prunable, structures
 from smart_tf.coupling import Coupling
 from smart_tf.layouts import Layout
 from smart_tf.ranking import (
+    DENSE,
     FROZEN,
     NOT_STARTED,
-    SEARCHING,
     Ranking,
     SearchState,
 )
@@ -43,7 +43,8 @@ class WeightMask:
         max_sparsity: Fraction of this kernel's blocks that may go at most.
         logits: Trainable variable of the grid's shape, `m` in the paper, or None.
         mask: Variable of the grid's shape, 1 where a block stays; all ones until
-            the freeze.
+            the freeze, unless the method sets it before.
+        slots: Dict of variables that the method has asked for.
         user_constraint: The constraint that the kernel had before.
     """
 
@@ -54,6 +55,7 @@ class WeightMask:
     max_sparsity: float
     logits: Any
     mask: Any
+    slots: dict
     user_constraint: Any = None
 
     channels = None
@@ -71,9 +73,10 @@ class WeightMask:
         """How many blocks stay at least: never none."""
         return max(1, math.ceil((1.0 - self.max_sparsity) * self.costs.size - 1e-9))
 
-    def scores(self):
+    def scores(self, reduction="rms"):
         """Block magnitudes, float64, of the grid's shape."""
-        return self.structure.scores(self.weight.variable.numpy(), self.layout)
+        kernel = self.weight.variable.numpy()
+        return self.structure.scores(kernel, self.layout, reduction)
 
     def final_scores(self):
         return self.method.final_scores(self)
@@ -88,7 +91,7 @@ class WeightMask:
             state: `SearchState` of this step.
             shared: Logits that several kernels share, for the masks that have such.
         """
-        searching = tf.equal(state.phase, SEARCHING)
+        searching = state.searching
         hard = tf.convert_to_tensor(self.mask)
         if self.structure.is_global:
             # The soft mask of a few blocks costs less than a branch would.
@@ -115,7 +118,8 @@ class WeightMask:
         def apply(weights, mask):
             def gradient(upstream):
                 def sum_over_blocks():
-                    return structure.reduce_sum(weights * upstream, layout)
+                    products = self.method.mask_gradient(weights * upstream)
+                    return structure.reduce_sum(products, layout)
 
                 return structure.apply(upstream, mask, layout), tf.cond(
                     mask_gradient,
@@ -148,11 +152,12 @@ class WeightMask:
 
         Momentum and weight decay move pruned weights too. As a constraint this
         runs inside every optimizer update, so that checkpoints are sparse whoever
-        writes them, and whenever. Until the freeze the mask is all ones.
+        writes them, and whenever.
         """
         weights = tf.convert_to_tensor(weights)
         if self.user_constraint is not None:
             weights = tf.convert_to_tensor(self.user_constraint(weights))
+        weights = self.method.constrain(weights, self)
         return self.structure.apply(
             weights,
             tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
@@ -182,6 +187,8 @@ class ChannelMask(WeightMask):
         if not self.in_search:
             hard = tf.convert_to_tensor(self.mask)
             return self._apply(weights, hard, tf.constant(False))
+        if self.logits is None:
+            return super().masked(weights, state)
         if shared is None:
             return self._with(self.logits).masked(weights, state)
         logits = tf.gather(shared, np.maximum(self.channels, 0))
@@ -199,6 +206,7 @@ class ChannelMask(WeightMask):
             self.max_sparsity,
             logits,
             self.mask,
+            self.slots,
         )
 
     def slices(self, keep):
@@ -228,6 +236,12 @@ class MaskedLayer:
     ):
         self.structure = structures.get(structure)
         self.method = methods.get(method)
+        reason = self.method.supports(self.structure, channels is not None)
+        if reason is not None:
+            raise ValueError(
+                f"Argument `method` cannot be combined with structure "
+                f"'{self.structure}': {reason}. Received: method={self.method}"
+            )
         self.sparsity = resolve_sparsity(sparsity, self.structure)
         self.max_layer_sparsity = resolve_floor(max_layer_sparsity, self.sparsity)
         if isinstance(schedule, dict):
@@ -269,12 +283,12 @@ class MaskedLayer:
                 f"{prunable.why_not(self.layer) or 'no kernel that it fits'}."
             )
         self.search_state = self._add_variable(
-            "search_state", np.array([0, 1, 0, 0], np.float32)
+            "search_state", np.array([DENSE, 1, 0, 0, 0], np.float32)
         )
         self.pruning_step = self._add_variable(
             "pruning_step", np.array(NOT_STARTED, np.int64)
         )
-        if self.coupling is not None:
+        if self.coupling is not None and self.method.has_logits:
             self.shared_logits = self._add_variable(
                 LOGITS, np.zeros(self.coupling.size, np.float32), trainable=True
             )
@@ -312,6 +326,10 @@ class MaskedLayer:
             start = np.zeros(grid, np.float32)
             logits = self._add_variable(name + suffix, start, trainable=trainable)
         mask = self._add_variable("mask" + suffix, np.ones(grid, np.float32))
+        slots = {
+            slot: self._add_variable(slot + suffix, value)
+            for slot, value in self.method.slots(weight.variable.numpy(), grid).items()
+        }
         return (ChannelMask if settings else WeightMask)(
             weight,
             self.structure,
@@ -320,6 +338,7 @@ class MaskedLayer:
             self.max_layer_sparsity,
             logits,
             mask,
+            slots,
             **settings,
         )
 
@@ -329,6 +348,7 @@ class MaskedLayer:
             self._warn_if_nobody_drives()
             packed = self.ranking.state_for(self)
             self.search_state.assign(packed)
+            self.ranking.add_penalty(self)
         else:
             packed = tf.convert_to_tensor(self.search_state)
         state = SearchState.unpack(packed)
@@ -375,8 +395,8 @@ class MaskedLayer:
 
     def mask_variables(self):
         """The variables that the wrapper adds to those of the wrapped layer."""
-        pairs = [(m.logits, m.mask) for m in self.weight_masks]
-        own = [v for pair in pairs for v in pair if v is not None]
+        each = [(m.logits, m.mask, *m.slots.values()) for m in self.weight_masks]
+        own = [v for variables in each for v in variables if v is not None]
         shared = [] if self.shared_logits is None else [self.shared_logits]
         return [*own, *shared, self.search_state, self.pruning_step]
 

@@ -16,8 +16,9 @@ class Pruner:
     """Takes a pruned model through pre-training, search and fine-tuning.
 
     The temperature falls inside the training graph, with every optimizer update.
-    What happens once is done here, between two updates: the logits start from the
-    weights' magnitudes when the search begins, and the masks freeze when it ends.
+    What happens rarely is done here, between two updates: the logits start from the
+    weights' magnitudes when the search begins, the method intervenes at milestones
+    of its own, and the masks freeze when the search ends.
 
     Example of a custom training loop:
 
@@ -70,6 +71,7 @@ class Pruner:
         self.optimizer = None
         self._updates_at_most = 0
         self._starts_without_logits = False
+        self._due = 0
         self._is_over = False
 
     @property
@@ -100,6 +102,7 @@ class Pruner:
                 layer.pruning_step.assign(0)
         self._updates_at_most = self.ranking.step
         self._starts_without_logits = self._updates_at_most <= self.schedule.begin_step
+        self._due = 0
         self._advance()
 
     def step(self, updates=1):
@@ -113,17 +116,18 @@ class Pruner:
 
     def _advance(self):
         # Reading a variable would wait for the device, so only near a milestone.
-        begin, end = self.schedule.begin_step, self.schedule.end_step
-        due = begin if self._starts_without_logits else end
-        if self._is_over or self._updates_at_most < due:
+        if self._is_over or self._updates_at_most < self._due:
             return
         self._is_over = self.is_frozen
         if self._is_over:
             return
         self._updates_at_most = step = self.ranking.step
+        begin, end = self.schedule.begin_step, self.schedule.end_step
         if self._starts_without_logits and step >= begin:
             self._starts_without_logits = False
             self.ranking.initialise_logits()
+        next_update = self.ranking.update(self.schedule)
+        self._due = begin if self._starts_without_logits else next_update
         if step >= end:
             self.ranking.freeze()
             optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
@@ -167,7 +171,9 @@ class Pruner:
             weights_optimizer,
             mask_optimizer,
             peak_rate=peak_learning_rate(weights_optimizer),
-            mask_rate=constant_learning_rate(mask_optimizer),
+            mask_rate=None
+            if self.layers[0].method.keeps_mask_optimizer
+            else constant_learning_rate(mask_optimizer),
         )
         if int(optimizer.iterations.numpy()) > 0:
             trained = self.flavour.trained_by(optimizer, self._model)
@@ -177,12 +183,17 @@ class Pruner:
         return wrapped
 
     def _mask_optimizer(self, optimizer, mask_optimizer):
+        method = self.layers[0].method
         if mask_optimizer is None:
-            config = self.layers[0].method.mask_optimizer_config()
-            optimizers = self.flavour.keras.optimizers
-            mask_optimizer = getattr(optimizers, config["class_name"])(
-                **config["config"]
+            mask_optimizer = method.mask_optimizer_config()
+        elif method.keeps_mask_optimizer:
+            raise ValueError(
+                "Argument `mask_optimizer` must be None: with this method the logits' "
+                f"optimizer is not free. Received: {mask_optimizer!r}, method={method}"
             )
+        if isinstance(mask_optimizer, dict):
+            make = getattr(self.flavour.keras.optimizers, mask_optimizer["class_name"])
+            mask_optimizer = make(**mask_optimizer["config"])
             accumulation = getattr(optimizer, "gradient_accumulation_steps", None)
             if accumulation:
                 mask_optimizer.gradient_accumulation_steps = accumulation

@@ -48,7 +48,8 @@ def prune(
             `smart_tf.structures.Structure`. `"channel"` searches for channels that
             can be removed from all layers that they run through; for the kernels of
             single layers give `smart_tf.Channel(coupled=False)`.
-        method: `"smart"` or a `smart_tf.methods.Method`.
+        method: `"smart"`, `"paper"` (SMART with the paper's settings), `"magnitude"`,
+            `"pdp"`, `"pas"`, `"awg"`, `"acdc"`, or a `smart_tf.methods.Method`.
         filters: Which layers: a regular expression that is searched in their paths,
             a list of names or layers, a function `layer -> bool`, or a
             `tfmot...PruningPolicy`. Default: all.

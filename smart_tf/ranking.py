@@ -24,17 +24,23 @@ class SearchState(NamedTuple):
     """What a wrapper needs to know at a step, all float32 scalars.
 
     `a` and `s` are the threshold `theta = a + temperature * s` as a pair: one
-    float32 is too coarse for it at low temperatures.
+    float32 is too coarse for it at low temperatures. `updates` counts the method's
+    milestones that are done.
     """
 
     phase: tf.Tensor
     temperature: tf.Tensor
     a: tf.Tensor
     s: tf.Tensor
+    updates: tf.Tensor
 
     @classmethod
     def unpack(cls, vector):
-        return cls(*tf.unstack(tf.convert_to_tensor(vector), num=4))
+        return cls(*tf.unstack(tf.convert_to_tensor(vector), num=len(cls._fields)))
+
+    @property
+    def searching(self):
+        return tf.equal(self.phase, SEARCHING)
 
 
 class Ranking:
@@ -59,7 +65,7 @@ class Ranking:
     # In the training graph
 
     def state_for(self, layer):
-        """The `SearchState` of this training step, packed `[4]`, for one wrapper.
+        """The `SearchState` of this training step, packed `[5]`, for one wrapper.
 
         The first wrapper that asks in a forward pass has it computed, the others
         share it, so that the threshold is solved once and the gradient tape sums
@@ -79,6 +85,19 @@ class Ranking:
         """Called with every optimizer update: what was shared is out of date."""
         self._shared = {}
 
+    def add_penalty(self, layer):
+        """Adds the method's term of the loss, once in a forward pass.
+
+        Called after the wrapper has kept its state: there replicas wait for each
+        other, and each of them begins by clearing what was added before.
+        """
+        shared = self._shared[threading.get_ident()]
+        penalty = None if shared.has_penalty else layer.method.penalty(self.masks)
+        if penalty is not None:
+            searching = SearchState.unpack(shared.state).searching
+            layer.add_loss(tf.where(searching, penalty, 0.0))
+        shared.has_penalty = True
+
     def _next_state(self):
         lead = self.layers[0]
         last = SearchState.unpack(lead.search_state)
@@ -95,8 +114,8 @@ class Ranking:
         phase = tf.where(
             searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN)
         )
-        if not lead.method.has_logits or not (self.ranked or self.lead):
-            return tf.stack([phase, temperature, last.a, last.s])
+        if not lead.method.uses_threshold or not (self.ranked or self.lead):
+            return tf.stack([phase, temperature, *last[2:]])
 
         def solve():
             logits, budget, costs = self._problem(last)
@@ -104,7 +123,7 @@ class Ranking:
             return topk.threshold(logits, budget, temperature, costs, start)
 
         a, s = tf.cond(searching, solve, lambda: (last.a, last.s))
-        return tf.stack([phase, temperature, a, s])
+        return tf.stack([phase, temperature, a, s, last.updates])
 
     def _problem(self, last):
         """Logits, budget and costs (None: all 1) of the threshold (eq. 2)."""
@@ -121,7 +140,7 @@ class Ranking:
 
     def shared_logits(self):
         """Tensor of the logits of channels that run through several layers, or None."""
-        if self.lead is None:
+        if self.lead is None or self.lead.shared_logits is None:
             return None
         return tf.convert_to_tensor(self.lead.shared_logits)
 
@@ -131,9 +150,13 @@ class Ranking:
         """Float64 `[n]`: what each ranked block costs, in weights."""
         return np.concatenate([m.costs.ravel() for m in self.ranked])
 
-    def budget(self):
-        """`K = (1 - r) * sum(c)`: the cost that may stay, in weights."""
-        return sum((1.0 - m.sparsity) * m.costs.sum() for m in self.ranked)
+    def budget(self, share=1.0):
+        """`K = (1 - r) * sum(c)`: the cost that may stay, in weights.
+
+        Args:
+            share: Float in [0, 1], how much of the sparsity `r` is asked for.
+        """
+        return sum((1.0 - share * m.sparsity) * m.costs.sum() for m in self.ranked)
 
     @property
     def step(self):
@@ -146,7 +169,7 @@ class Ranking:
     def initialise_logits(self):
         """Starts the logits from the magnitudes that the weights have now."""
         method = self.layers[0].method
-        if self.lead is not None:
+        if self.shared_logits() is not None:
             (start,) = method.initial_logits([self._channel_scores()])
             self.lead.shared_logits.assign(start.astype(np.float32))
             for mask in self.coupled:
@@ -158,11 +181,15 @@ class Ranking:
         for mask, start in zip(self.ranked, starts, strict=True):
             mask.logits.assign(start.astype(np.float32))
 
-    def hard_masks(self):
+    def hard_masks(self, share=1.0):
         """The exact 0/1 masks that the ranking stands for now, one for each kernel.
 
         Ties are broken by index, no kernel is emptied, and never more is kept
         than the budget allows: the sparsity is exact to one block.
+
+        Args:
+            share: Float in [0, 1], how much of the sparsity is asked for. An N:M
+                pattern has no in-between, and is always whole.
         """
         masks = {
             id(m): m.structure.hard_mask(m.weight.variable.numpy(), m.layout)
@@ -170,15 +197,14 @@ class Ranking:
             if not m.structure.is_global
         }
         if self.ranked:
-            masks |= self._ranked_hard_masks()
+            masks |= self._ranked_hard_masks(share)
         masks |= {id(m): m.mask.numpy() > 0 for m in self.coupled}
         if self.lead is not None:
-            scores = self.lead.shared_logits.numpy().astype(np.float64)
-            keep = self.lead.coupling.select(scores)
+            keep = self.lead.coupling.select(self._final_channel_scores(), share)
             masks |= {id(m): m.slices(keep) for m in self.coupled}
         return [masks[id(m)] for m in self.masks]
 
-    def _ranked_hard_masks(self):
+    def _ranked_hard_masks(self, share):
         scores = [m.final_scores().ravel() for m in self.ranked]
         ends = np.cumsum([len(s) for s in scores])
         floors = [
@@ -186,13 +212,20 @@ class Ranking:
             for end, s, m in zip(ends, scores, self.ranked, strict=True)
         ]
         keep = topk.hard_topk(
-            np.concatenate(scores), self.budget(), self.costs(), floors
+            np.concatenate(scores), self.budget(share), self.costs(), floors
         )
         parts = np.split(keep, ends[:-1])
         return {
             id(m): part.reshape(m.costs.shape)
             for m, part in zip(self.ranked, parts, strict=True)
         }
+
+    def _final_channel_scores(self):
+        """float64 `(channels,)`: their logits, or magnitudes where there are none."""
+        logits = self.shared_logits()
+        if logits is None:
+            return self._channel_scores()
+        return logits.numpy().astype(np.float64)
 
     def _channel_scores(self):
         """float64 `(channels,)`: root mean square over all kernels that make one."""
@@ -228,13 +261,44 @@ class Ranking:
         total = sum(m.costs.sum() for m in self.masks)
         return float(1 - sum((m.costs * keep[id(m)]).sum() for m in self.masks) / total)
 
-    def freeze(self):
-        """Fixes the masks at the hard top-k and folds the zeros into the kernels."""
-        for mask, keep in zip(self.masks, self.hard_masks(), strict=True):
+    def prune(self, share=1.0):
+        """Sets the masks to the hard top-k, and folds the zeros into the kernels.
+
+        Args:
+            share: Float in [0, 1], as in `hard_masks`.
+        """
+        for mask, keep in zip(self.masks, self.hard_masks(share), strict=True):
             mask.freeze(keep)
+
+    def freeze(self):
+        """Prunes for good: from now on only the weights are trained."""
+        self.prune()
+        self._set_state(phase=FROZEN)
+
+    def update(self, schedule):
+        """Calls the method's `update` for each milestone that is due and not done.
+
+        Args:
+            schedule: `TemperatureSchedule`, whose search the milestones divide.
+
+        Returns:
+            Integer, the step at which there is something to do next.
+        """
+        method, step = self.layers[0].method, self.step
+        length = schedule.end_step - schedule.begin_step
+        steps = [schedule.begin_step + int(at * length) for at in method.milestones()]
+        due = sum(at <= step for at in steps)
+        # Those done count no more once a later search begins.
+        done = min(int(self.layers[0].search_state.numpy()[-1]), due)
+        for index in range(done, due):
+            method.update(self, index)
+        self._set_state(updates=due)
+        return [*steps, schedule.end_step][due]
+
+    def _set_state(self, **changes):
         for layer in self.layers:
-            state = layer.search_state.numpy()
-            layer.search_state.assign(np.array([FROZEN, *state[1:]], np.float32))
+            state = SearchState(*layer.search_state.numpy())._replace(**changes)
+            layer.search_state.assign(np.array(state, np.float32))
 
 
 class _Shared:
@@ -242,7 +306,7 @@ class _Shared:
 
     def __init__(self, graph, forward_pass, state):
         self.graph, self.forward_pass, self.state = graph, forward_pass, state
-        self.users = set()
+        self.users, self.has_penalty = set(), False
 
     def serves(self, layer, forward_pass, graph):
         """Whether a layer that is called in a pass and a graph may use the state."""

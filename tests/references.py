@@ -113,3 +113,29 @@ class EachEpoch(EachBatch):
 
     def on_epoch_end(self, epoch, logs=None):
         self.seen.append(self.look(self.model))
+
+
+def linear(*kernels):
+    """A model with one output `x @ kernel` for each kernel, all of the same input."""
+    inputs = keras.Input((kernels[0].shape[0],))
+    layers = [
+        keras.layers.Dense(k.shape[1], use_bias=False, name=f"dense_{i}")
+        for i, k in enumerate(kernels)
+    ]
+    model = keras.Model(inputs, [layer(inputs) for layer in layers])
+    model.set_weights([np.asarray(k, "float32") for k in kernels])
+    return model
+
+
+def block_sums(values, out, into):
+    """Sums of a Dense kernel over blocks of `out` x `into`, ragged at the far edges."""
+    rows = range(0, values.shape[0], into)
+    columns = range(0, values.shape[1], out)
+    return np.array(
+        [[values[r : r + into, c : c + out].sum() for c in columns] for r in rows]
+    )
+
+
+def spread_blocks(grid, shape, out, into):
+    """The inverse: each block's value on each of its weights."""
+    return np.kron(grid, np.ones((into, out)))[: shape[0], : shape[1]]

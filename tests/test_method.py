@@ -10,7 +10,8 @@ import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
-from tests.references import compiled, data, mlp, zeros
+from smart_tf.ranking import SEARCHING, SearchState
+from tests.references import EachBatch, compiled, data, linear, mlp, soft_topk, zeros
 
 
 def test_methods_are_found_by_name_config_and_object():
@@ -43,6 +44,43 @@ def test_a_methods_settings_reach_wrapper_optimizer_and_schedule():
     own = model.optimizer.mask_optimizer
     assert float(own.learning_rate) == pytest.approx(0.25)
     assert own.momentum == 0.0
+
+
+def test_the_papers_settings_are_a_name_away():
+    """Table 5, ResNet50: 10 to 1e-4, and for the masks the weights' optimizer."""
+    assert methods.get("paper") == methods.Smart.paper() != methods.Smart()
+    model = smart_tf.prune(mlp(), 0.75, "4x4", method="paper")
+    model = compiled(model, keras.optimizers.AdamW(1e-4, beta_1=0.8, weight_decay=0.03))
+    x, y = data()
+    callback = smart_tf.SmartPruningCallback(pretrain_epochs=1, search_epochs=1)
+    look = EachBatch(
+        lambda m: [k.logits.numpy() for w in m.layers for k in w.weight_masks]
+    )
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[callback, look])
+    assert model.layers[0].schedule == smart_tf.TemperatureSchedule(4, 8, 10.0, 1e-4)
+    assert not any(logits.any() for logits in look.seen[3])
+    assert any(logits.any() for logits in look.seen[4])
+    own = model.optimizer.mask_optimizer
+    assert isinstance(own, keras.optimizers.AdamW)
+    assert (own.beta_1, own.weight_decay) == (0.8, None)
+    assert float(own.learning_rate) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("method", ["paper", "smart"])
+def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_logits_scale(method):
+    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 0.1."""
+    kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    model = smart_tf.prune(linear(kernel), structure="2:4", method=method)
+    (mask,) = model.layers[-1].weight_masks
+    state = SearchState(*(tf.constant(v) for v in (SEARCHING, 0.05, 0.0, 0.0, 0.0)))
+    got = mask.method.soft_mask(tf.constant(kernel), mask, state).numpy()
+    magnitudes = np.abs(kernel.astype("float64"))
+    if method == "smart":
+        magnitudes *= 0.1 / np.sqrt((magnitudes**2).mean())
+    for column in range(3):
+        for rows in (slice(0, 4), slice(4, 8)):
+            expected = soft_topk(magnitudes[rows, column], 2, 0.05)
+            np.testing.assert_allclose(got[rows, column], expected, atol=1e-5)
 
 
 def test_settings_are_saved_with_the_model(tmp_path):

@@ -74,6 +74,35 @@ def test_the_training_loop_reaches_its_sparsity(names):
     assert 0.5 <= report.sparsity < 0.52
 
 
+def test_the_method_of_ones_own_prunes_what_did_not_move(names, monkeypatch):
+    import smart_tf
+    from smart_tf import methods
+
+    monkeypatch.setattr(methods.base, "_METHODS", dict(methods.base._METHODS))
+    exec(compile(BLOCKS[2], "README.md", "exec"), names)
+    pruned = names["pruned"]
+    assert pruned.layers[0].method == methods.get("movement") == names["Movement"]()
+    pruned.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    masks = [mask for layer in pruned.layers for mask in layer.weight_masks]
+    kept = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            kept.append(sum(int(m.mask.numpy().sum()) for m in masks))
+
+    schedule = smart_tf.TemperatureSchedule(0, 10)
+    callbacks = [smart_tf.SmartPruningCallback(schedule=schedule), Watch()]
+    x, y = names["x"], names["y"]
+    pruned.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=callbacks)
+    blocks = 8 * 8 + 16 * 8 + 16 * 2  # the last kernel's second column is ragged
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] < blocks and len(set(kept)) == 10
+    final = smart_tf.strip_pruning(pruned)
+    zeros = sum((layer.kernel.numpy() == 0).sum() for layer in final.layers)
+    weights = 32 * 64 + 64 * 64 + 64 * 10
+    assert 0.8 * weights <= zeros < 0.8 * weights + 32  # one block
+
+
 def test_the_demo_table_is_the_one_that_the_demo_wrote():
     table = (ROOT / "docs" / "quickstart" / "results.md").read_text()
     assert table in README

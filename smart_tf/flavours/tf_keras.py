@@ -245,11 +245,12 @@ class _PruningFacade:
         return tf.no_op("update")
 
     def weight_mask_op(self):
-        """At the end of every epoch: freezes once the schedule is over."""
+        """At the end of every epoch: the milestones, and the freeze after the last."""
         layer = self._layer
         schedule = layer.schedule
         if schedule is None or layer.driven or layer.ranking.phase == FROZEN:
             return
+        layer.ranking.update(schedule)
         if layer.ranking.step >= schedule.end_step:
             layer.ranking.freeze()
 

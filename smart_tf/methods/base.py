@@ -1,6 +1,9 @@
-"""What every pruning method answers."""
+"""What every pruning method answers, and how methods are named and configured."""
 
 import dataclasses
+
+import numpy as np
+import tensorflow as tf
 
 _METHODS = {}
 
@@ -11,12 +14,39 @@ class Method:
 
     A method decides what a kernel looks like while the structure is searched
     for, and which blocks stay when the search is over. Phases, exact freeze,
-    floor, strip and report are the same for all methods. Subclasses are frozen
-    dataclasses: their fields are their configuration.
+    floor, strip and report are the same for all methods.
+
+    Subclasses are frozen dataclasses: their fields are their configuration, and
+    the class's name in lower case is the name of the method. They override what
+    they do differently. In the training graph, at every step:
+
+    - `soft_mask`: the mask of a kernel's blocks;
+    - `mask_gradient`: what of the weights' gradient a mask gets;
+    - `penalty`: a term of the loss;
+    - `constrain`: what becomes of a kernel after an optimizer update.
+
+    On the host, rarely:
+
+    - `milestones` and `update`: when the method intervenes in the search, and how;
+    - `final_scores`: the ranking of the blocks.
+
+    Left as it is, a method trains the dense network until the search is over, and
+    then keeps the largest blocks.
     """
 
     has_logits = False
     """Whether every block has a trainable logit of its own."""
+
+    uses_threshold = False
+    """Whether the soft masks hang on the common threshold of all logits (eq. 2)."""
+
+    keeps_mask_optimizer = False
+    """Whether the logits' optimizer is part of the method: then nobody may replace
+    it, and its learning rate does not follow the decay of the weights' one."""
+
+    ranks_channels = False
+    """Whether it ranks channels that run through several layers: by shared logits,
+    or by their magnitudes where it has none."""
 
     initial_temperature = 1.0
     final_temperature = 0.01
@@ -24,6 +54,35 @@ class Method:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         _METHODS[cls.__name__.lower()] = cls
+
+    def supports(self, structure, coupled=False):
+        """Why the method cannot prune with a structure, or None if it can.
+
+        Args:
+            structure: `smart_tf.structures.Structure`.
+            coupled: Whether the channels of several layers go together.
+        """
+        if coupled and not self.ranks_channels:
+            return (
+                "it ranks the blocks of kernels; smart_tf.structures.Channel("
+                "coupled=False) prunes the channels of single kernels"
+            )
+        if self.has_logits and not structure.is_global:
+            return "it ranks blocks across layers, and N:M groups are not ranked"
+        return None
+
+    def slots(self, weights, grid):
+        """State of the method's own beside a kernel, saved with the model.
+
+        Args:
+            weights: Array, the kernel.
+            grid: Tuple of integers, the shape of its grid of blocks.
+
+        Returns:
+            Dict from names to arrays, the values at the start. The variables are
+            found in `WeightMask.slots`.
+        """
+        return {}
 
     def initial_logits(self, scores):
         """Where the logits of all layers start.
@@ -35,7 +94,7 @@ class Method:
         Returns:
             List of arrays of the same shapes.
         """
-        raise NotImplementedError
+        return [np.zeros_like(s) for s in scores]
 
     def soft_mask(self, weights, weight_mask, state):
         """The mask of a kernel's blocks during the search.
@@ -47,17 +106,74 @@ class Method:
 
         Returns:
             Float32 tensor of the shape of the structure's grid, differentiable in
-            the logits, or in `weights`.
+            the logits, or in `weights`, or in neither. By default the 0/1 mask that
+            the last `update` has set.
         """
-        raise NotImplementedError
+        return tf.convert_to_tensor(weight_mask.mask)
+
+    def mask_gradient(self, products):
+        """What a mask's gradient is summed up from (eq. 6).
+
+        Args:
+            products: Tensor of the kernel's shape, `w * dL/d(w f)`.
+
+        Returns:
+            Tensor of the same shape, which is summed over each block.
+        """
+        return products
+
+    def penalty(self, weight_masks):
+        """A term that is added to the loss while the search lasts.
+
+        Args:
+            weight_masks: List of the `WeightMask`s of all layers.
+
+        Returns:
+            Float32 scalar tensor, or None.
+        """
+        return None
+
+    def constrain(self, weights, weight_mask):
+        """A kernel after an optimizer update, before the mask's zeros are put back.
+
+        Args:
+            weights: Kernel tensor.
+            weight_mask: Its `WeightMask`.
+
+        Returns:
+            Tensor of the same shape and dtype.
+        """
+        return weights
+
+    def milestones(self):
+        """When `update` is called.
+
+        Returns:
+            Sequence of rising floats in [0, 1), shares of the search.
+        """
+        return ()
+
+    def update(self, ranking, index):
+        """Intervenes in the search, on the host, between two training steps.
+
+        Args:
+            ranking: The `smart_tf.ranking.Ranking` of the model. `ranking.prune`
+                sets the masks; `ranking.masks` lists the `WeightMask`s.
+            index: Integer, which of the milestones it is.
+        """
 
     def final_scores(self, weight_mask):
-        """Float64 array of block scores by which the blocks are ranked at the end."""
-        raise NotImplementedError
+        """Float64 array of block scores by which the blocks are ranked."""
+        return weight_mask.scores()
 
     def mask_optimizer_config(self):
-        """Optimizer `{"class_name", "config"}` that the logits get by default."""
-        return None
+        """The optimizer that the logits get by default.
+
+        Returns:
+            `{"class_name", "config"}`, or `"same"` for a copy of the weights' one
+            without weight decay.
+        """
+        return sgd(learning_rate=1.0, momentum=0.9)
 
     def get_config(self):
         return {
@@ -70,7 +186,7 @@ def get(identifier):
     """A `Method` from its name, config or itself.
 
     Args:
-        identifier: `"smart"`, a config dict, or a `Method` object.
+        identifier: `"smart"` or another name, a config dict, or a `Method` object.
 
     Returns:
         A `Method`.
@@ -84,12 +200,7 @@ def get(identifier):
     if isinstance(identifier, dict):
         return deserialize(identifier)
     if isinstance(identifier, str):
-        if identifier.lower() in _METHODS:
-            return _METHODS[identifier.lower()]()
-        raise ValueError(
-            f"Argument `method` must be one of {sorted(_METHODS)} or a `Method` "
-            f"object. Received: method={identifier!r}"
-        )
+        return _named(identifier)()
     raise TypeError(
         "Argument `method` must be a string or a `Method` object. "
         f"Received: {identifier!r} (of type {type(identifier).__name__})"
@@ -97,5 +208,101 @@ def get(identifier):
 
 
 def deserialize(config):
-    """The `Method` that `get_config` described."""
-    return _METHODS[config["class_name"].lower()](**config["config"])
+    """The `Method` that `get_config` described.
+
+    Raises:
+        ValueError: If its class is unknown: a method of one's own must be defined
+            before a model that was pruned with it is loaded.
+    """
+    return _named(config["class_name"])(**config["config"])
+
+
+def register_preset(name, make):
+    """Gives a name to a method with settings other than the default ones.
+
+    Args:
+        name: String in lower case.
+        make: Function without arguments that returns a `Method`.
+    """
+    _METHODS[name] = make
+
+
+def _named(name):
+    if name.lower() not in _METHODS:
+        raise ValueError(
+            f"Argument `method` must be one of {sorted(_METHODS)} or a `Method` "
+            f"object. Received: method={name!r}"
+        )
+    return _METHODS[name.lower()]
+
+
+def straight_through(logits, mask):
+    """A mask that passes its gradient on to the logits unchanged.
+
+    Args:
+        logits: Float tensor or variable.
+        mask: Float tensor or variable of the same shape; gets no gradient.
+
+    Returns:
+        Tensor with the value of `mask`.
+    """
+    mask = tf.stop_gradient(tf.convert_to_tensor(mask))
+
+    @tf.custom_gradient
+    def pass_on(logits):
+        return tf.identity(mask), lambda upstream: upstream
+
+    return pass_on(tf.convert_to_tensor(logits))
+
+
+def standardised(scores, spread):
+    """Scores with mean 0 and a given standard deviation over all layers together.
+
+    Standardising each layer on its own would forget which layers matter, and costs
+    a point of accuracy at 90 %.
+
+    Args:
+        scores: List of float64 arrays.
+        spread: Float, the standard deviation.
+
+    Returns:
+        List of arrays of the same shapes; zeros where all scores are equal.
+    """
+    everything = np.concatenate([s.ravel() for s in scores])
+    deviation = everything.std()
+    scale = spread / deviation if deviation > 0 else 0.0
+    return [(s - everything.mean()) * scale for s in scores]
+
+
+def mask_groups(values, weight_mask, mask_of):
+    """The mask of an N:M structure, found group by group.
+
+    Args:
+        values: Float32 tensor of the kernel's shape.
+        weight_mask: The `WeightMask` of the kernel.
+        mask_of: Function `(groups, keep)` that returns a mask of the shape of
+            `groups`, `(rows, M)`, from the values and how many of a row stay.
+
+    Returns:
+        Float32 tensor of the kernel's shape; ones where whole groups stay.
+    """
+    structure, layout = weight_mask.structure, weight_mask.layout
+    masks = [
+        mask_of(groups, keep) if keep < groups.shape[-1] else tf.ones_like(groups)
+        for groups, keep in structure.to_groups(values, layout)
+    ]
+    return structure.from_groups(masks, values.shape, layout)
+
+
+def sgd(**config):
+    """Config of an SGD optimizer of either flavour."""
+    return {"class_name": "SGD", "config": config}
+
+
+def check(method, condition, name, requirement):
+    """Raises a `ValueError` about a field of a method unless `condition` holds."""
+    if not condition:
+        raise ValueError(
+            f"Argument `{name}` of {type(method).__name__} must be {requirement}. "
+            f"Received: {name}={getattr(method, name)!r}"
+        )

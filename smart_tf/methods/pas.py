@@ -1,0 +1,86 @@
+"""Pruning as searching: binary masks with a straight-through gradient."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from smart_tf.methods.base import Method, check, sgd, standardised, straight_through
+from smart_tf.theta import row_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class PaS(Method):
+    """Rounds a learned score of every block to a mask of 0 or 1.
+
+    The mask is `b = round(s)`, and the gradient with respect to `b` is taken for that
+    with respect to `s` (eq. 11 to 13 of the SMART paper, appendix E). What drives the
+    masks towards the target is a term of the loss,
+
+        strength * n * (sum(c b) / sum(c) - (1 - r)) ** 2
+
+    for `n` blocks of cost `c`. Fine-tuning keeps the blocks of the largest scores,
+    as many as the target allows.
+
+    In a training loop of your own, add `sum(model.losses)` to the loss, as for any
+    Keras model with regularizers. A `tf_keras` model that calls a pruned layer twice
+    counts the term twice; so does, in the logged loss only, each replica of a
+    distributed one. The best block of a kernel stays in any case.
+    N:M structures are refused: their groups do not compete for a common budget.
+
+    Args:
+        strength: Float >= 0, which wants to be tuned: the masks reach the target
+            during the search where it is large, and follow the loss where it is small.
+        initial_spread: Float >= 0, standard deviation of the scores at the start,
+            where they lie around 1 and follow the blocks' magnitudes.
+        mask_learning_rate: Float >= 0, peak learning rate of the scores' own SGD,
+            which follows the decay of the weights' learning rate.
+        mask_momentum: Float in [0, 1), its momentum.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reference:
+        - [Li et al., 2022](https://arxiv.org/abs/2206.01198)
+    """
+
+    strength: float = 3e-3
+    initial_spread: float = 0.1
+    mask_learning_rate: float = 1.0
+    mask_momentum: float = 0.9
+
+    has_logits = True
+
+    def __post_init__(self):
+        for name in ("strength", "initial_spread", "mask_learning_rate"):
+            check(self, getattr(self, name) >= 0, name, ">= 0")
+        check(self, 0 <= self.mask_momentum < 1, "mask_momentum", "in [0, 1)")
+
+    def initial_logits(self, scores):
+        return [1.0 + s for s in standardised(scores, self.initial_spread)]
+
+    def soft_mask(self, weights, weight_mask, state):
+        return _binary(weight_mask)
+
+    def penalty(self, weight_masks):
+        kept, total, target, blocks = 0.0, 0.0, 0.0, 0
+        for mask in weight_masks:
+            costs = mask.costs.ravel()
+            share = tf.reshape(_binary(mask), [-1]) * tf.cast(costs, tf.float32)
+            kept += tf.cast(row_sum(share)[0], tf.float32)
+            target += (1.0 - mask.sparsity) * costs.sum()
+            total += costs.sum()
+            blocks += costs.size
+        return self.strength * blocks * tf.square((kept - target) / total)
+
+    def final_scores(self, weight_mask):
+        return weight_mask.logits.numpy().astype("float64")
+
+    def mask_optimizer_config(self):
+        return sgd(learning_rate=self.mask_learning_rate, momentum=self.mask_momentum)
+
+
+def _binary(weight_mask):
+    """The kernel's mask, 0 or 1, of the grid's shape: never all 0."""
+    scores = tf.convert_to_tensor(weight_mask.logits)
+    on = (scores > 0.5) | (scores >= tf.reduce_max(scores))
+    return straight_through(scores, tf.cast(on, tf.float32))
