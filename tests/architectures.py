@@ -264,10 +264,29 @@ def einsum(k):
     return k.Model(words, L.Dense(3, name="last")(L.Flatten()(x)))
 
 
+def masked(k):
+    """Masks: of padded tokens, and one that is given to the attention."""
+    L = k.layers
+    tokens, pairs = k.Input((6,), dtype="int32"), k.Input((6, 6))
+    x = L.Embedding(11, 8, mask_zero=True, name="embedding")(tokens)
+    x = L.Dense(8, activation="relu", name="dense")(x)
+    y = L.MultiHeadAttention(2, 3, name="attention")(x, x, attention_mask=pairs)
+    x = L.GRU(4, name="gru")(L.Dense(6, name="after")(y))
+    return k.Model([tokens, pairs], L.Dense(3, name="last")(x))
+
+
+def resized(k):
+    L = k.layers
+    x = image = k.Input((8, 8, 3))
+    x = L.Resizing(9, 9)(L.Conv2D(6, 3, name="conv")(x))
+    x = L.GroupNormalization(3, scale=False, center=False, name="norm")(x)
+    return k.Model(image, L.Conv2D(2, 1, name="last")(x))
+
+
 BUILDERS = [
     *(batch_norm_chain, residual, squeeze_excite, unet, bisenet, yolo, vit),
     *(attention_between, grouped, sequence, volumes, shared, nested, sequential),
-    *(two_in_two_out, generator, shuffle, einsum),
+    *(two_in_two_out, generator, shuffle, einsum, masked, resized),
 ]
 
 
@@ -474,6 +493,19 @@ CASES = [
         {"one": [0], "two": [1, 2]},
         {"one": (5, 7), "two": (7, 4), "last": (16, 3)},
     ),
+    (
+        masked,
+        {"embedding": [0, 1], "dense": [2], "after": [5]},
+        {
+            "embedding": (11, 6),
+            "dense": (6, 7),
+            "attention": (7, 2, 3),
+            "after": (8, 5),
+            "gru": (5, 12),
+        },
+    ),
+    (resized, {"conv": [0, 1]}, {"conv": (3, 3, 3, 4), "last": (1, 1, 4, 2)}),
+    (resized, {"conv": [0, 2]}, {"conv": (3, 3, 3, 6), "last": (1, 1, 6, 2)}),
 ]
 
 KERNELS_ONLY = [

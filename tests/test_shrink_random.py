@@ -26,6 +26,7 @@ POINTWISE = [
     lambda x: layers.BatchNormalization(scale=False)(x),
     lambda x: layers.BatchNormalization(center=False)(x),
     lambda x: layers.GroupNormalization(-1)(x),
+    lambda x: layers.GroupNormalization(2, scale=False, center=False)(x),
     lambda x: layers.LayerNormalization()(x),
     lambda x: layers.Softmax()(x),
     lambda x: layers.PReLU(shared_axes=[1, 2])(x),

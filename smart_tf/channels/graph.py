@@ -120,6 +120,9 @@ def _run(model, inputs, flow, flavour):
             return signals.get(id(argument), argument)
 
         args, kwargs = tf.nest.map_structure(signal_of, (tuple(args), dict(kwargs)))
+        for mask in tf.nest.flatten(kwargs.pop("mask", None)):
+            if isinstance(mask, Signal):
+                flow.close(mask, f"it masks '{layer.name}'")
         call = Call(layer, args, kwargs, [_shape(tensor) for tensor in outputs])
         results = _answer(call, flow, flavour)
         signals.update({id(t): s for t, s in zip(outputs, results, strict=True)})

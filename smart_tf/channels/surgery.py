@@ -29,8 +29,8 @@ def shrink(model):
 
     Returns:
         New model of the same class with variables of its own, the same layer names,
-        and narrower layers; not compiled. Where nothing can be removed it is a copy,
-        and a warning says so.
+        and narrower layers; compile it before training. Where nothing can be removed
+        it is a copy, and a warning says so.
 
     Raises:
         ValueError: If the model has pruning wrappers, or no graph of layers.

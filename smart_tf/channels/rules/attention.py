@@ -1,5 +1,6 @@
 """Attention: whole heads go."""
 
+import functools
 import math
 
 import numpy as np
@@ -32,6 +33,10 @@ def multi_head_attention(flow, call):
         return width if own else None
 
     flow.resize(layer, num_heads=lambda n: n(heads), output_shape=output_shape)
+    if "query_shape" in layer.get_config():  # tf_keras builds the layer with them
+        for name, signal, (ids, _) in zip(_INPUTS, inputs, found, strict=True):
+            shape = functools.partial(_shape, signal, ids)
+            flow.resize(layer, **{f"{name}_shape": shape})
     _project(flow, layer, inputs, found, heads)
     _attend(flow, layer, query, inputs[2], heads)
     constant = _read_heads(flow, layer, heads)
@@ -43,6 +48,13 @@ def multi_head_attention(flow, call):
         for shape in call.shapes[1:]
     ]
     return [signal, *scores]
+
+
+_INPUTS = ("query", "value", "key")
+
+
+def _shape(signal, ids, count):
+    return (None, *signal.shape[:-1], count(ids))
 
 
 def _project(flow, layer, inputs, found, heads):

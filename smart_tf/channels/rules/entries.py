@@ -66,7 +66,7 @@ def _tied(flow, signals):
     *("gaussiannoise", "gaussiandropout", "alphadropout"),
 )
 def noise(flow, call):
-    if call.kwargs.get("training"):
+    if call.argument("training", 1):
         return not_followed(flow, call, "it adds noise")
     return elementwise(flow, call)
 

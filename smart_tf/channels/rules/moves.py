@@ -18,9 +18,11 @@ def pool(flow, call, axis, ids, constant):
     return on_axis(call.shape, axis, ids, constant, call.signals[0].makers)
 
 
-@rule("zeropadding1d", "zeropadding2d", "zeropadding3d")
+@rule("zeropadding1d", "zeropadding2d", "zeropadding3d", "resizing")
 @follows
 def zero_padding(flow, call, axis, ids, constant):
+    if getattr(call.layer, "fill_value", 0.0):
+        return not_followed(flow, call, "what it fills in is not zero")
     constant = values.only_zeros(constant)
     return on_axis(call.shape, axis, ids, constant, call.signals[0].makers)
 

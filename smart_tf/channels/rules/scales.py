@@ -27,7 +27,7 @@ def _normalises(function):
 def batch_normalization(flow, call, axis, ids, constant):
     layer = call.layer
     gamma, beta = layer.gamma, layer.beta
-    if getattr(layer, "renorm", False) or call.kwargs.get("training"):
+    if getattr(layer, "renorm", False) or call.argument("training", 1):
         return not_followed(flow, call, "the statistics are those of the batch")
     statistics = (layer.moving_mean, layer.moving_variance)
     for variable in statistics:
