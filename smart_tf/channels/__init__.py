@@ -1,13 +1,14 @@
 """Channels that run through several layers: their groups, and how they are removed.
 
-`graph` follows them through a model with the `rules` of each kind of layer, `groups`
-says which must go together and what that saves, `search` lets them compete, and
+`graph` follows them through a model with the `rules` of each kind of layer, `find`
+says which must go together, `groups` what that saves, `search` lets them compete, and
 `surgery` removes them.
 """
 
+from smart_tf.channels.find import find_groups
 from smart_tf.channels.flow import Flow
 from smart_tf.channels.graph import Call, trace
-from smart_tf.channels.groups import ChannelGroup, ChannelGroups, find_groups
+from smart_tf.channels.groups import ChannelGroup, ChannelGroups
 from smart_tf.channels.rules import register_rule
 from smart_tf.channels.search import couple
 from smart_tf.channels.signal import Signal, fixed, on_axis

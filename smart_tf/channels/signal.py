@@ -45,14 +45,6 @@ class Signal:
             for array in (self.ids, self.constant)
         )
 
-    def full(self):
-        """`(ids, constant)` of the whole shape, or None where a size is unknown."""
-        if None in self.shape:
-            return None
-        return tuple(
-            np.broadcast_to(array, self.shape) for array in (self.ids, self.constant)
-        )
-
     def moved(self, shape, move):
         """The signal whose entries come out of `move(array)`, an index function."""
         return Signal(shape, *compact(move(self.ids), move(self.constant)), self.makers)

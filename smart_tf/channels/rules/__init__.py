@@ -5,19 +5,19 @@ the name of their class. A rule is a function of a `Flow` and a `Call` that retu
 signal that comes out. `registry` finds the rule of a layer; the others hold the rules.
 """
 
-from smart_tf.channels.rules.attention import multi_head_attention
+from smart_tf.channels.rules import attention, entries, moves, products, scales
 from smart_tf.channels.rules.entries import ELEMENTWISE
-from smart_tf.channels.rules.moves import reshape
-from smart_tf.channels.rules.products import dense
 from smart_tf.channels.rules.registry import register_rule, rule_of
 from smart_tf.channels.rules.scales import NORMALISATIONS
 
 __all__ = [
     "ELEMENTWISE",
     "NORMALISATIONS",
-    "dense",
-    "multi_head_attention",
+    "attention",
+    "entries",
+    "moves",
+    "products",
     "register_rule",
-    "reshape",
     "rule_of",
+    "scales",
 ]

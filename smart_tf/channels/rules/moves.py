@@ -50,37 +50,41 @@ def reduce(flow, call):
     if not axes or any(a < 0 or signal.ids.shape[a] != 1 for a in axes):
         return not_followed(flow, call, "it reduces over the channels")
     if any(signal.constant.shape[a] != 1 for a in axes):
-        return not_followed(flow, call)
-    move = _reduced(sorted(axes), call.option("keepdims", 2))
-    out = signal.moved(call.shape, move)
+        return not_followed(flow, call, "its constants differ from place to place")
+    dropped = () if call.option("keepdims", 2) else tuple(axes)
+    out = signal.moved(call.shape, lambda array: array.squeeze(dropped))
     if kind(call.layer) in ("sum", "reducesum"):
         out.constant = values.only_zeros(out.constant)
     return out
 
 
-def _reduced(axes, keepdims):
-    return (lambda a: a) if keepdims else (lambda a: a.squeeze(tuple(axes)))
+@rule("permute")
+def permute(flow, call):
+    return _transposed(flow, call, (0, *call.layer.dims))
 
 
-@rule("permute", "transpose", "expanddims", "squeeze")
-def rearrange(flow, call):
-    """Other orders and numbers of axes; the batch stays in front."""
-    name, signal = kind(call.layer), call.signals[0]
-    if name == "permute":
-        order = (0, *call.layer.dims)
-    else:
-        order = call.option({"transpose": "axes"}.get(name, "axis"), 1)
-        order = call.option("perm", 1) if order is None else order
-    if order is None or (name == "transpose" and order[0] != 0):
-        return not_followed(flow, call)
-    function = {"expanddims": np.expand_dims, "squeeze": np.squeeze}.get(
-        name, np.transpose
-    )
-    order = tuple(order) if np.ndim(order) else order
-    try:
-        return signal.moved(call.shape, lambda array: function(array[None], order)[0])
-    except ValueError:  # the batch was squeezed
-        return not_followed(flow, call)
+@rule("transpose")
+def transpose(flow, call):
+    order = call.option("axes", 1)
+    return _transposed(flow, call, call.option("perm", 1) if order is None else order)
+
+
+def _transposed(flow, call, order):
+    if order is None or order[0] != 0:
+        return not_followed(flow, call, "it moves the batch")
+    order = [axis - 1 for axis in order[1:]]
+    return call.signals[0].moved(call.shape, lambda array: array.transpose(order))
+
+
+@rule("expanddims", "squeeze")
+def change_rank(flow, call):
+    signal, axis = call.signals[0], call.option("axis", 1)
+    rank = max(signal.rank, len(call.shape)) + 1
+    axes = [] if axis is None else [a % rank - 1 for a in np.ravel(axis).tolist()]
+    if not axes or -1 in axes:
+        return not_followed(flow, call, "it may change the batch")
+    change = np.expand_dims if kind(call.layer) == "expanddims" else np.squeeze
+    return signal.moved(call.shape, lambda array: change(array, tuple(axes)))
 
 
 @rule("flatten", "reshape")
@@ -122,13 +126,11 @@ def _one_axis(flow, signal):
     for axis in others:
         first = first.take([0], axis)
     flow.join(signal.ids, first)
-    low, high = (f(axis=others, keepdims=True) for f in _range(signal.constant))
-    constant = np.where(low == high, low, np.nan)
-    return Signal(signal.shape, first, constant, signal.makers)
-
-
-def _range(array):
-    return array.min, array.max
+    low = signal.constant.min(axis=others, keepdims=True)
+    high = signal.constant.max(axis=others, keepdims=True)
+    return Signal(
+        signal.shape, first, np.where(low == high, low, np.nan), signal.makers
+    )
 
 
 @rule("concatenate", "concat")
