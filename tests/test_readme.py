@@ -37,7 +37,8 @@ def names(tmp_path, monkeypatch):
 
 
 def test_the_first_example_prunes_strips_and_converts(names, tmp_path):
-    code = block("sparsity=0.9").replace("sparsity=0.9", "sparsity=0.6")  # a model this small
+    code = block("sparsity=0.9")
+    code = code.replace("sparsity=0.9", "sparsity=0.6")  # a model this small
     exec(compile(code, "README.md", "exec"), names)
     assert names["final"].layers[0].kernel.numpy().size == 32 * 64
     zeros = sum((w.numpy() == 0).sum() for w in names["final"].weights if w.ndim == 2)
@@ -79,7 +80,7 @@ def test_the_method_of_ones_own_prunes_what_did_not_move(names, monkeypatch):
     from smart_tf import methods
 
     monkeypatch.setattr(methods.base, "_METHODS", dict(methods.base._METHODS))
-    exec(compile(BLOCKS[2], "README.md", "exec"), names)
+    exec(compile(block("class Movement"), "README.md", "exec"), names)
     pruned = names["pruned"]
     assert pruned.layers[0].method == methods.get("movement") == names["Movement"]()
     pruned.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
