@@ -26,7 +26,7 @@ from examples.slim_a_network import NETWORKS, compare, dense_network, slim
 from examples.training import accuracy, fit
 
 OUTPUT = RESULTS / "shrink.jsonl"
-EPOCHS = {"dense": 6, "search": 3, "fine_tune": 6}
+EPOCHS = {"dense": 4, "search": 2, "fine_tune": 4}
 QUICK = {"dense": 1, "search": 1, "fine_tune": 1}
 LATENCY_BAR, ACCURACY_BAR = 1 / 1.7, -0.005  # at half the MACs
 
@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--fractions", nargs="*", type=float, default=[0.5, 0.3, 0.7])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--images", type=int, default=30_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--quick", action="store_true", help="one epoch of everything")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--build", type=Path, default=Path("build/shrink"))
