@@ -45,6 +45,8 @@ class WeightMask:
         mask: Variable of the grid's shape, 1 where a block stays; all ones until
             the freeze, unless the method sets it before.
         slots: Dict of variables that the method has asked for.
+        price: What one weight costs in the budget: a number, or an array of the grid's
+            shape.
         user_constraint: The constraint that the kernel had before.
     """
 
@@ -56,6 +58,7 @@ class WeightMask:
     logits: Any
     mask: Any
     slots: dict
+    price: Any = 1.0
     user_constraint: Any = None
 
     channels = None
@@ -63,7 +66,8 @@ class WeightMask:
 
     def __post_init__(self):
         shape = tuple(self.weight.variable.shape)
-        self.costs = self.structure.costs(shape, self.layout)
+        self.counts = self.structure.costs(shape, self.layout)
+        self.costs = self.counts * np.asarray(self.price, np.float64)
 
     @property
     def layout(self):
@@ -231,6 +235,7 @@ class MaskedLayer:
         method,
         schedule,
         max_layer_sparsity,
+        prices=None,
         channels=None,
         coupling=None,
     ):
@@ -248,6 +253,7 @@ class MaskedLayer:
             schedule = TemperatureSchedule.from_config(schedule)
         check_schedule(schedule)
         self.schedule = schedule
+        self.prices = prices
         self.channels = channels
         if isinstance(coupling, dict):
             coupling = Coupling.from_config(coupling)
@@ -268,6 +274,7 @@ class MaskedLayer:
             "method": self.method.get_config(),
             "schedule": self.schedule.get_config() if self.schedule else None,
             "max_layer_sparsity": self.max_layer_sparsity,
+            "prices": self.prices,
             "channels": self.channels,
             "coupling": self.coupling.get_config() if self.coupling else None,
         }
@@ -303,10 +310,11 @@ class MaskedLayer:
     def _masked_weights(self):
         """Pairs of a `PrunableWeight` and the settings of its `ChannelMask`, or {}."""
         if self.channels is None:
+            prices = iter(self.prices or ())
             for weight in prunable.prunable_weights(self.layer):
                 shape = tuple(weight.variable.shape)
                 if self.structure.supports(shape, weight.layout) is None:
-                    yield weight, {}
+                    yield weight, {"price": next(prices)} if self.prices else {}
             return
         for settings in map(dict, self.channels):
             variable = self.layer.weights[settings.pop("weight")]
@@ -320,7 +328,8 @@ class MaskedLayer:
         grid = self.structure.grid_shape(tuple(weight.variable.shape), weight.layout)
         number = len(self.weight_masks)
         suffix = f"_{number}" if number else ""
-        name, trainable = (COPY, False) if settings else (LOGITS, True)
+        coupled = "channels" in settings
+        name, trainable = (COPY, False) if coupled else (LOGITS, True)
         logits = None
         if self.method.has_logits and self.structure.is_global:
             start = np.zeros(grid, np.float32)
@@ -330,7 +339,7 @@ class MaskedLayer:
             slot: self._add_variable(slot + suffix, value)
             for slot, value in self.method.slots(weight.variable.numpy(), grid).items()
         }
-        return (ChannelMask if settings else WeightMask)(
+        return (ChannelMask if coupled else WeightMask)(
             weight,
             self.structure,
             self.method,

@@ -3,6 +3,7 @@
 import re
 
 from smart_tf import flavours, methods, prunable, structures
+from smart_tf.budgets import block_prices
 from smart_tf.channels import couple, find_groups
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
@@ -53,10 +54,12 @@ def prune(
         filters: Which layers: a regular expression that is searched in their paths,
             a list of names or layers, a function `layer -> bool`, or a
             `tfmot...PruningPolicy`. Default: all.
-        budget: What sparsity counts. `"weights"`; for coupled channels also
-            `"params"`, `"macs"`, or a function from a `smart_tf.channels.ChannelGroup`
-            to what one of its channels costs. These count what the model will cost
-            when it is cut, all of it.
+        budget: What sparsity counts: `"weights"`, `"macs"` (multiply-accumulates), or
+            a function from a kernel (`smart_tf.prunable.PrunableWeight`) to what its
+            blocks cost, a number or an array of the shape of the grid of blocks.
+            For coupled channels, which count all that the model will cost when it is
+            cut, also `"params"`; there the function takes a
+            `smart_tf.channels.ChannelGroup` and returns what one channel costs.
         max_layer_sparsity: Float, fraction of the blocks of any kernel that may go at
             most. Default: 0.98, or halfway from `sparsity` to 1.
         schedule: `TemperatureSchedule`, where no `SmartPruningCallback` brings one.
@@ -86,11 +89,6 @@ def prune(
     accepts = _resolve_filters(filters, model)
     if getattr(structure, "coupled", False):
         return _prune_channels(model, flavour, settings, accepts, budget)
-    if budget != "weights":
-        raise ValueError(
-            "Argument `budget` must be 'weights', but for coupled channels. "
-            f"Received: budget={budget!r}"
-        )
     chosen = {
         id(layer)
         for layer in parts(model)
@@ -101,7 +99,9 @@ def prune(
             f"Nothing in the model can be pruned with structure '{structure}': "
             + _reasons(model, structure, accepts)
         )
-    return _wrapped(model, {key: {} for key in chosen}, flavour, settings)
+    layers = [layer for layer in parts(model) if id(layer) in chosen]
+    prices = block_prices(model, layers, structure, budget)
+    return _wrapped(model, prices, flavour, settings)
 
 
 def _prune_channels(model, flavour, settings, accepts, budget):

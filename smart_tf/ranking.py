@@ -147,7 +147,7 @@ class Ranking:
     # On the host
 
     def costs(self):
-        """Float64 `[n]`: what each ranked block costs, in weights."""
+        """Float64 `[n]`: what each ranked block costs, by default its weights."""
         return np.concatenate([m.costs.ravel() for m in self.ranked])
 
     def budget(self, share=1.0):
@@ -248,8 +248,8 @@ class Ranking:
     def sparsity(self):
         """Float: fraction of the budget's total that the masks drop.
 
-        In weights of the wrapped kernels; for channels of several layers, of what
-        the model costs when it is cut.
+        By default in weights of the wrapped kernels; for channels of several layers,
+        of what the model costs when it is cut.
         """
         keep = self.current_masks()
         if self.lead is not None:

@@ -246,13 +246,13 @@ def _masked_kernels(ranking):
     for layer in ranking.layers:
         for mask in (m for m in layer.weight_masks if m.is_kernel):
             keep = np.asarray(hard[id(mask)])
-            weights = int(mask.costs.sum())
+            weights = int(mask.counts.sum())
             rows.append(
                 KernelReport(
                     name=_name(layer.layer, mask.weight),
                     shape=tuple(mask.weight.variable.shape),
                     weights=weights,
-                    zeros=weights - int((mask.costs * keep).sum()),
+                    zeros=weights - int((mask.counts * keep).sum()),
                     blocks=keep.size,
                     blocks_kept=int(keep.sum()),
                 )

@@ -44,6 +44,8 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         max_layer_sparsity: Float, fraction of the blocks of one kernel that may go
             at most; by default 0.98, or halfway from `sparsity` to 1. The last
             block of a kernel always stays.
+        prices: List with what a weight of each pruned kernel costs in the budget: a
+            number, or nested lists with one for each block. Default: 1.
         channels: List of dicts that `smart_tf.prune` makes: which channels of the model
             run along which weights of the layer. By hand, leave it out.
         coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
@@ -64,6 +66,7 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         method="smart",
         schedule=None,
         max_layer_sparsity=None,
+        prices=None,
         channels=None,
         coupling=None,
         **kwargs,
@@ -87,6 +90,7 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
             method,
             schedule,
             max_layer_sparsity,
+            prices,
             channels,
             coupling,
         )

@@ -43,6 +43,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         method: Method name or object.
         schedule: `TemperatureSchedule`, or None.
         max_layer_sparsity: Float, or None.
+        prices: List with what a weight of each pruned kernel costs in the budget: a
+            number, or nested lists with one for each block. Default: 1.
         channels: List of dicts that `smart_tf.prune` makes: which channels of the model
             run along which weights of the layer. By hand, leave it out.
         coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
@@ -63,6 +65,7 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         method="smart",
         schedule=None,
         max_layer_sparsity=None,
+        prices=None,
         channels=None,
         coupling=None,
         **kwargs,
@@ -92,6 +95,7 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
             method,
             schedule,
             max_layer_sparsity,
+            prices,
             channels,
             coupling,
         )

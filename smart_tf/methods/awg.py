@@ -85,9 +85,9 @@ class AWG(Method):
         )
 
     def final_scores(self, weight_mask):
-        mask, costs = weight_mask.mask.numpy(), weight_mask.costs
-        importance = weight_mask.logits.numpy().astype("float64") / costs
-        left = (mask * costs).sum() / costs.sum()
+        mask, counts = weight_mask.mask.numpy(), weight_mask.counts
+        importance = weight_mask.logits.numpy().astype("float64") / counts
+        left = (mask * counts).sum() / counts.sum()
         # Before the first batch all are equally unimportant: magnitudes decide.
         return mask * (importance / left + 1e-12 * weight_mask.scores())
 

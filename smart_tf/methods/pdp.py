@@ -71,7 +71,7 @@ class PDP(Method):
         if not weight_mask.structure.is_global:
             return mask_groups(tf.abs(weights), weight_mask, self._mask_within)
         sums = weight_mask.structure.reduce_sum(tf.square(weights), weight_mask.layout)
-        squares = sums / tf.cast(weight_mask.costs, tf.float32)
+        squares = sums / tf.cast(weight_mask.counts, tf.float32)
         magnitudes = tf.sqrt(tf.stop_gradient(tf.reshape(squares, [-1])))
         kept = tf.convert_to_tensor(weight_mask.slots["kept"])
         threshold = tf.cond(

@@ -1,0 +1,90 @@
+"""What the blocks of single kernels cost, where it is not their weights."""
+
+import functools
+
+import numpy as np
+
+from smart_tf import flavours, prunable
+from smart_tf.channels import trace
+
+
+def block_prices(model, layers, structure, budget):
+    """What one weight costs, for every kernel of the layers that are pruned.
+
+    Args:
+        model: Built model of either flavour.
+        layers: List of its layers.
+        structure: `smart_tf.structures.Structure`.
+        budget: `"weights"`, `"macs"`, or a function from a `PrunableWeight` to what
+            its blocks cost.
+
+    Returns:
+        Dict from `id(layer)` to further settings of its wrapper.
+
+    Raises:
+        ValueError: If `budget` is none of these, a cost is not positive, or MACs
+            cannot be counted.
+    """
+    if isinstance(budget, str) and budget == "weights":
+        return {id(layer): {} for layer in layers}
+    if isinstance(budget, str) and budget == "macs":
+        price_of = functools.partial(_price_in_macs, _uses(model))
+    elif callable(budget):
+        price_of = functools.partial(_given_price, budget, structure)
+    else:
+        raise ValueError(
+            "Argument `budget` must be 'weights', 'macs' or a function; 'params' goes "
+            f"with coupled channels. Received: budget={budget!r}"
+        )
+    return {
+        id(layer): {
+            "prices": [price_of(weight) for weight in _kernels(layer, structure)]
+        }
+        for layer in layers
+    }
+
+
+def _kernels(layer, structure):
+    for weight in prunable.prunable_weights(layer):
+        if structure.supports(tuple(weight.variable.shape), weight.layout) is None:
+            yield weight
+
+
+def _uses(model):
+    """Dict from `id(kernel)` to how often each of its weights multiplies."""
+    flavour = flavours.of(model)
+    if not flavour.is_graph_model(model):
+        raise ValueError(
+            "Argument `budget` must be 'weights' or a function for a model that is "
+            "neither Functional nor Sequential: its multiply-accumulates cannot be "
+            f"counted. Received: budget='macs', model={model!r}"
+        )
+    uses = {}
+    for product in trace(model).products:
+        repeats = uses.get(id(product.variable), 0)
+        known = product.repeats is not None and repeats is not None
+        uses[id(product.variable)] = repeats + product.repeats if known else None
+    return uses
+
+
+def _price_in_macs(uses, weight):
+    price = uses.get(id(weight.variable))
+    if price is None:
+        raise ValueError(
+            "Argument `budget` must be 'weights' or a function for this model: how "
+            f"often '{weight.name}' multiplies is unknown. Leave it out with "
+            "`filters`, or give the inputs a fixed size. Received: budget='macs'"
+        )
+    return float(price)
+
+
+def _given_price(cost_of, structure, weight):
+    shape = tuple(weight.variable.shape)
+    counts = structure.costs(shape, weight.layout)
+    costs = np.broadcast_to(np.asarray(cost_of(weight), np.float64), counts.shape)
+    if not (np.isfinite(costs) & (costs > 0)).all():
+        raise ValueError(
+            "Argument `budget` must give positive costs. Received for "
+            f"'{weight.name}': {costs}"
+        )
+    return (costs / counts).tolist()
