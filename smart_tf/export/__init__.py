@@ -1,8 +1,12 @@
 """From a Keras model to files that devices run."""
 
 from smart_tf.export.latency import LatencyReport, LatencyRow, benchmark
+from smart_tf.export.masks import to_masks
+from smart_tf.export.onnx import to_onnx
+from smart_tf.export.openvino import to_openvino
 from smart_tf.export.report import ExportError, ExportReport, TensorRow
 from smart_tf.export.runtime import Interpreter
+from smart_tf.export.saved_model import to_saved_model
 from smart_tf.export.tensors import WeightTensor, read_weights
 from smart_tf.export.tflite import to_tflite
 
@@ -16,5 +20,9 @@ __all__ = [
     "WeightTensor",
     "benchmark",
     "read_weights",
+    "to_masks",
+    "to_onnx",
+    "to_openvino",
+    "to_saved_model",
     "to_tflite",
 ]

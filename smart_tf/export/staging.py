@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import gzip
+import os
+import pathlib
+import shutil
+import tempfile
+
+
+@contextlib.contextmanager
+def staged(path):
+    """Write somewhere else first: what the block made moves to `path` if it succeeds.
+
+    Everything that is beside the yielded path moves along (the weights of an OpenVINO
+    model are a file of their own); the file at `path` itself comes last, so that
+    whoever waits for it finds the others.
+
+    Args:
+        path: The file or folder to make, in a folder that exists.
+
+    Yields:
+        A `pathlib.Path` of the same name, in an empty folder on the same disk.
+
+    Raises:
+        ValueError: If nothing can be written there, before the block runs.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / "saved_model.pb").is_file():
+        raise ValueError(_not_writable(path, "a folder"))
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ValueError(_not_writable(path, error.strerror)) from error
+    folder = pathlib.Path(folder)
+    try:
+        yield folder / path.name
+        for made in sorted(folder.iterdir(), key=lambda made: made.name == path.name):
+            _move(made, path.parent / made.name, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sizes(path):
+    """Bytes, and bytes after gzip, of everything in the folder that `path` is in."""
+    files = [file for file in path.parent.rglob("*") if file.is_file()]
+    contents = [file.read_bytes() for file in files]
+    packed = sum(len(gzip.compress(content, compresslevel=9)) for content in contents)
+    return sum(map(len, contents)), packed
+
+
+def _move(made, place, folder):
+    if place.is_dir():  # `os.replace` takes no folder that holds something.
+        place.rename(folder / ".previous")
+    os.replace(made, place)
+
+
+def _not_writable(path, reason):
+    return (
+        "Argument `path` must be a file in a folder that exists and can be written to. "
+        f"Received: path={str(path)!r} ({reason})"
+    )
