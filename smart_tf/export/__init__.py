@@ -1,5 +1,6 @@
 """From a Keras model to files that devices run."""
 
+from smart_tf.export.ethos_u_report import EthosUReport, LayerCycles
 from smart_tf.export.latency import LatencyReport, LatencyRow, benchmark
 from smart_tf.export.masks import to_masks
 from smart_tf.export.onnx import to_onnx
@@ -9,16 +10,21 @@ from smart_tf.export.runtime import Interpreter
 from smart_tf.export.saved_model import to_saved_model
 from smart_tf.export.tensors import WeightTensor, read_weights
 from smart_tf.export.tflite import to_tflite
+from smart_tf.export.vela import ACCELERATORS, compile_for_ethos_u
 
 __all__ = [
+    "ACCELERATORS",
+    "EthosUReport",
     "ExportError",
     "ExportReport",
     "Interpreter",
     "LatencyReport",
     "LatencyRow",
+    "LayerCycles",
     "TensorRow",
     "WeightTensor",
     "benchmark",
+    "compile_for_ethos_u",
     "read_weights",
     "to_masks",
     "to_onnx",
