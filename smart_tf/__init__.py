@@ -10,6 +10,7 @@ import sys
 from smart_tf import export, flavours, methods, structures
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.flavours.keras3 import PrunableLayer
+from smart_tf.inspection import FileReport, inspect_file
 from smart_tf.layouts import Layout
 from smart_tf.prunable import register_prunable
 from smart_tf.pruner import Pruner
@@ -25,6 +26,7 @@ if "tensorflow_model_optimization" in sys.modules:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FileReport",
     "Layout",
     "PrunableLayer",
     "Pruner",
@@ -33,6 +35,7 @@ __all__ = [
     "TemperatureSchedule",
     "export",
     "flavours",
+    "inspect_file",
     "methods",
     "prune",
     "register_prunable",
