@@ -110,9 +110,19 @@ def test_an_older_export_is_replaced_and_another_folder_is_not(tmp_path, name):
     np.testing.assert_allclose(found["output_0"], second(images(1)), atol=1e-4)
     mine = tmp_path / "mine" / name
     (mine / "thesis").mkdir(parents=True)
-    with pytest.raises(ValueError, match="`path` must be a file.*a folder"):
+    with pytest.raises(ValueError, match="`path` must be a file.*something else"):
         ROUTES[name](first, mine)
     assert [file.name for file in mine.iterdir()] == ["thesis"]
+
+
+def test_a_file_is_not_replaced_by_a_folder_nor_the_other_way_round(tmp_path):
+    (tmp_path / "file").write_text("my notes")
+    export.to_saved_model(convnet(), tmp_path / "folder")
+    for route, path in ((export.to_saved_model, "file"), (export.to_tflite, "folder")):
+        with pytest.raises(ValueError, match="something else is there"):
+            route(convnet(), tmp_path / path)
+    assert (tmp_path / "file").read_text() == "my notes"
+    assert (tmp_path / "folder" / "saved_model.pb").is_file()
 
 
 def test_what_does_not_agree_is_not_left_behind(tmp_path, name, monkeypatch):

@@ -1,6 +1,8 @@
 """From a Keras model to files that devices run."""
 
+from smart_tf.export.adders import AdderReport, AdderRow, fpga_adders
 from smart_tf.export.ethos_u_report import EthosUReport, LayerCycles
+from smart_tf.export.iree import to_iree
 from smart_tf.export.latency import LatencyReport, LatencyRow, benchmark
 from smart_tf.export.masks import to_masks
 from smart_tf.export.onnx import to_onnx
@@ -14,6 +16,8 @@ from smart_tf.export.vela import ACCELERATORS, compile_for_ethos_u
 
 __all__ = [
     "ACCELERATORS",
+    "AdderReport",
+    "AdderRow",
     "EthosUReport",
     "ExportError",
     "ExportReport",
@@ -25,7 +29,9 @@ __all__ = [
     "WeightTensor",
     "benchmark",
     "compile_for_ethos_u",
+    "fpga_adders",
     "read_weights",
+    "to_iree",
     "to_masks",
     "to_onnx",
     "to_openvino",

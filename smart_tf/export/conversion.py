@@ -22,6 +22,7 @@ class Conversion:
         target: What the files are, such as `"ONNX"`.
         runtime: What runs them.
         quantize: How numbers are stored: `None` for float32.
+        makes_folder: Whether it is a folder that is made, and not a file.
         tolerance: How far the outputs may be from the Keras model's, as a share of the
             largest output.
     """
@@ -29,6 +30,7 @@ class Conversion:
     target = ""
     runtime = ""
     quantize = None
+    makes_folder = False
     tolerance = 1e-3
 
     def write(self, signature, path):
@@ -92,7 +94,7 @@ def export(
     """
     check_model(model)
     _check_data(representative_data, batch_size)
-    with staged(path) as staging:
+    with staged(path, conversion.makes_folder) as staging:
         signature = get_signature(model, batch_size)
         conversion.write(signature, staging)
         batches = verification_batches(

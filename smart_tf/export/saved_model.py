@@ -44,6 +44,7 @@ class SavedModel(Conversion):
 
     target = "SavedModel"
     runtime = "TensorFlow"
+    makes_folder = True
 
     def write(self, signature, path):
         signatures = {SIGNATURE: signature.concrete_function()}

@@ -9,7 +9,7 @@ import tempfile
 
 
 @contextlib.contextmanager
-def staged(path):
+def staged(path, folder=False):
     """Write somewhere else first: what the block made moves to `path` if it succeeds.
 
     Everything that is beside the yielded path moves along (the weights of an OpenVINO
@@ -17,7 +17,9 @@ def staged(path):
     whoever waits for it finds the others.
 
     Args:
-        path: The file or folder to make, in a folder that exists.
+        path: The file to make, in a folder that exists.
+        folder: Whether a SavedModel's folder is made.  It replaces another SavedModel,
+            and nothing else.
 
     Yields:
         A `pathlib.Path` of the same name, in an empty folder on the same disk.
@@ -26,19 +28,21 @@ def staged(path):
         ValueError: If nothing can be written there, before the block runs.
     """
     path = pathlib.Path(path)
-    if path.is_dir() and not (path / "saved_model.pb").is_file():
-        raise ValueError(_not_writable(path, "a folder"))
+    if os.path.exists(path) and not os.path.isfile(
+        path / "saved_model.pb" if folder else path
+    ):
+        raise ValueError(_not_writable(path, "something else is there"))
     try:
-        folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+        scratch = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise ValueError(_not_writable(path, error.strerror)) from error
-    folder = pathlib.Path(folder)
+    scratch = pathlib.Path(scratch)
     try:
-        yield folder / path.name
-        for made in sorted(folder.iterdir(), key=lambda made: made.name == path.name):
-            _move(made, path.parent / made.name, folder)
+        yield scratch / path.name
+        for made in sorted(scratch.iterdir(), key=lambda made: made.name == path.name):
+            _move(made, path.parent / made.name, scratch)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def sizes(path):
@@ -49,9 +53,9 @@ def sizes(path):
     return sum(map(len, contents)), packed
 
 
-def _move(made, place, folder):
+def _move(made, place, scratch):
     if place.is_dir():  # `os.replace` takes no folder that holds something.
-        place.rename(folder / ".previous")
+        place.rename(scratch / ".previous")
     os.replace(made, place)
 
 

@@ -76,7 +76,8 @@ def to_tflite(
         ExportError: If the model does not convert, or the file fails a check.
     """
     check_model(model)
-    _check_quantize(quantize, representative_data, sparse)
+    check_quantize(quantize, representative_data)
+    _check_sparse(sparse, quantize)
     conversion = TFLite(quantize, representative_data, sparse)
     return export(
         conversion, model, path, representative_data, batch_size, require_zeros
@@ -108,10 +109,11 @@ class TFLite(Conversion):
         return read_weights(path)
 
 
-def _check_quantize(quantize, representative_data, sparse):
-    if quantize not in TOLERANCE:
+def check_quantize(quantize, representative_data, known=tuple(TOLERANCE)):
+    """Raise unless a quantization is known, and has the data that it needs."""
+    if quantize not in known:
         raise ValueError(
-            f"Argument `quantize` must be one of {tuple(TOLERANCE)}. "
+            f"Argument `quantize` must be one of {known}. "
             f"Received: quantize={quantize!r}"
         )
     if representative_data is None and quantize == "int8":
@@ -120,6 +122,9 @@ def _check_quantize(quantize, representative_data, sparse):
             "ranges of the activations are measured on it. "
             "Received: representative_data=None"
         )
+
+
+def _check_sparse(sparse, quantize):
     if sparse and quantize is not None:
         raise ValueError(
             f"Argument `sparse` must be False with quantize={quantize!r}: TensorFlow "

@@ -7,8 +7,10 @@ import onnxruntime
 import openvino
 import pytest
 import tensorflow as tf
+import tensorflow_model_optimization as tfmot
 import tf_keras
 
+import smart_tf
 from smart_tf import export
 
 
@@ -89,3 +91,40 @@ def test_sparse_encoding_keeps_numbers_and_zeros(tmp_path):
     assert {row.source: row.zero_fraction for row in report.tensors if row.source} == {
         "dense/kernel:0": 0.75
     }
+
+
+@pytest.mark.parametrize("structure", ["4x8", "2:4"])
+def test_quantization_aware_training_keeps_the_pattern_in_the_file(tmp_path, structure):
+    tf_keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((64, 8, 8, 8), "float32"), rng.integers(0, 8, 64)
+    layers = tf_keras.layers
+    model = tf_keras.Sequential(
+        [
+            tf_keras.Input((8, 8, 8)),
+            layers.Conv2D(16, 3, activation="relu", name="conv"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(8, name="dense"),
+        ]
+    )
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    pruned = smart_tf.prune(model, 0.5, structure)
+    pruned.compile("adam", loss)
+    callback = smart_tf.SmartPruningCallback(search_epochs=1)
+    pruned.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=[callback])
+    final = smart_tf.strip_pruning(pruned)
+    zeros = int(np.sum(final.get_layer("conv").kernel.numpy() == 0))
+    trained = tfmot.quantization.keras.quantize_apply(
+        tfmot.quantization.keras.quantize_annotate_model(final),
+        tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme(),
+    )
+    trained.compile("adam", loss)
+    trained.fit(x, y, epochs=1, batch_size=16, verbose=0)
+    report = export.to_tflite(trained, tmp_path / "qat.tflite", "int8", x)
+    assert report.pattern_kept
+    found = smart_tf.inspect_file(tmp_path / "qat.tflite")
+    (conv,) = (t for t in found.tensors if t.shape == (16, 3, 3, 8))
+    assert conv.dtype == "int8"
+    assert zeros <= conv.zeros <= zeros + 0.1 * conv.size
+    if structure == "2:4":
+        assert "2:4" in conv.patterns
