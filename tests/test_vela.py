@@ -168,7 +168,7 @@ def test_a_model_that_stays_on_the_cpu_is_refused(tmp_path):
         (ValueError, "`accelerator` must be one of", {"accelerator": "ethos-u55"}),
         (ValueError, "`tflite_path` must be a file", {"tflite_path": "no.tflite"}),
         (ValueError, "`dense` must be a file", {"dense": "no.tflite"}),
-        (ValueError, "`path` must be a file in a folder", {"output_path": "/proc/o"}),
+        (ValueError, "`output_path` must be a file", {"output_path": "/proc/o"}),
         (
             export.ExportError,
             "Vela cannot compile.*My_Own_System",

@@ -9,7 +9,7 @@ import tempfile
 
 
 @contextlib.contextmanager
-def staged(path, folder=False):
+def staged(path, folder=False, argument="path"):
     """Write somewhere else first: what the block made moves to `path` if it succeeds.
 
     Everything that is beside the yielded path moves along (the weights of an OpenVINO
@@ -20,6 +20,7 @@ def staged(path, folder=False):
         path: The file to make, in a folder that exists.
         folder: Whether a SavedModel's folder is made.  It replaces another SavedModel,
             and nothing else.
+        argument: What the caller's caller knows the path as.
 
     Yields:
         A `pathlib.Path` of the same name, in an empty folder on the same disk.
@@ -31,11 +32,11 @@ def staged(path, folder=False):
     if os.path.exists(path) and not os.path.isfile(
         path / "saved_model.pb" if folder else path
     ):
-        raise ValueError(_not_writable(path, "something else is there"))
+        raise ValueError(_not_writable(argument, path, "something else is there"))
     try:
         scratch = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise ValueError(_not_writable(path, error.strerror)) from error
+        raise ValueError(_not_writable(argument, path, error.strerror)) from error
     scratch = pathlib.Path(scratch)
     try:
         yield scratch / path.name
@@ -59,8 +60,8 @@ def _move(made, place, scratch):
     os.replace(made, place)
 
 
-def _not_writable(path, reason):
+def _not_writable(argument, path, reason):
     return (
-        "Argument `path` must be a file in a folder that exists and can be written to. "
-        f"Received: path={str(path)!r} ({reason})"
+        f"Argument `{argument}` must be a file in a folder that exists and can be "
+        f"written to. Received: {argument}={str(path)!r} ({reason})"
     )

@@ -94,7 +94,7 @@ def compile_for_ethos_u(
     }
     source = pathlib.Path(tflite_path)
     output_path = output_path or source.with_name(f"{source.stem}_vela.tflite")
-    with staged(output_path) as staging:
+    with staged(output_path, argument="output_path") as staging:
         report = _compile(source, options, staging, output_path)
         if dense is not None:
             with tempfile.TemporaryDirectory() as folder:

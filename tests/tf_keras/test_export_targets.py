@@ -93,6 +93,7 @@ def test_sparse_encoding_keeps_numbers_and_zeros(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", ["4x8", "2:4"])
 def test_quantization_aware_training_keeps_the_pattern_in_the_file(tmp_path, structure):
     tf_keras.utils.set_random_seed(0)
