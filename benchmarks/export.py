@@ -30,10 +30,7 @@ PATTERNS = {
     "1x4 70%": {"structure": "1x4", "sparsity": 0.7},
     "16x8 50%": {"structure": "16x8", "sparsity": 0.5},
     "16x8 70%": {"structure": "16x8", "sparsity": 0.7},
-    "16x8 90%": {"structure": "16x8", "sparsity": 0.9},
     "2:4": {"structure": "2:4", "sparsity": 0.5},
-    "channel 50%": {"structure": "channel", "sparsity": 0.5},
-    "narrow 50%": {"widths": (16, 32, 64)},
     "narrow 70%": {"widths": (8, 16, 40)},
     "narrow 70% odd": {"widths": (9, 19, 39)},
 }
