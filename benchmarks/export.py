@@ -182,7 +182,9 @@ def tables(rows):
         "versions, is in [export.jsonl](export.jsonl). All figures are ratios to the "
         'dense model\'s file of the same route: 0.50 is half. "narrow" networks were '
         "trained with fewer channels from the start, which is what cutting channels "
-        f"out leaves.\n\nBytes of the dense files: {', '.join(dense)}.\n"
+        "out leaves; they had half of the epochs that the pruned ones had in all, so "
+        "that their accuracy says little. On a busy machine expect latencies to be off "
+        f"by a tenth.\n\nBytes of the dense files: {', '.join(dense)}.\n"
     )
     accuracies = [(p, f"{rows[p, ROUTES[0]]['accuracy']:.1%}") for p in PATTERNS]
     text += "\n## Test accuracy, Keras\n\n"

@@ -7,7 +7,7 @@ and a falling temperature makes the masks hard.
 
 import sys
 
-from smart_tf import export, flavours, methods, structures
+from smart_tf import export, flavours, methods, structures, targets
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.flavours.keras3 import PrunableLayer
 from smart_tf.inspection import FileReport, inspect_file
@@ -43,4 +43,5 @@ __all__ = [
     "soft_topk",
     "strip_pruning",
     "structures",
+    "targets",
 ]
