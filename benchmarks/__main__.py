@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHMARKS = ("soft_topk", "step_overhead", "applications")
+BENCHMARKS = ("soft_topk", "step_overhead", "applications", "export")
 
 
 def main():

@@ -11,21 +11,22 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
-def provenance(module, seed):
+def provenance(module, seed, packages=()):
     """Dict: the command, the versions, the seed and the machine.
 
     Args:
         module: Name of the benchmark's module, e.g. `"benchmarks.step_overhead"`.
         seed: Integer.
+        packages: Names of distributions whose versions matter besides the usual ones.
     """
-    packages = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization")
+    usual = ("tensorflow", "keras", "tf-keras", "tensorflow-model-optimization")
     return {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "seed": seed,
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in packages},
+            **{p: importlib.metadata.version(p) for p in (*usual, *packages)},
         },
     }
 

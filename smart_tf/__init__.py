@@ -7,11 +7,12 @@ and a falling temperature makes the masks hard.
 
 import sys
 
-from smart_tf import channels, export, flavours, methods, structures
+from smart_tf import channels, export, flavours, methods, structures, targets
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.channels import shrink
 from smart_tf.comparison import Comparison, compare
 from smart_tf.flavours.keras3 import PrunableLayer
+from smart_tf.inspection import FileReport, inspect_file
 from smart_tf.layouts import Layout
 from smart_tf.prunable import register_prunable
 from smart_tf.pruner import Pruner
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Channel",
     "Comparison",
+    "FileReport",
     "Layout",
     "PrunableLayer",
     "Pruner",
@@ -40,6 +42,7 @@ __all__ = [
     "compare",
     "export",
     "flavours",
+    "inspect_file",
     "methods",
     "prune",
     "register_prunable",
@@ -48,4 +51,5 @@ __all__ = [
     "soft_topk",
     "strip_pruning",
     "structures",
+    "targets",
 ]

@@ -10,51 +10,9 @@ from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from smart_tf import export
 from smart_tf.export import tflite
-from smart_tf.export.tensors import match_weights
-
-
-def zeroed(model, blocks=4, seed=0):
-    """Random weights, with rows of output channels zeroed by hand."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        value = rng.normal(0, 0.3, variable.shape).astype("float32")
-        if "variance" in variable.path:
-            value = np.abs(value) + 0.5
-        if "depthwise" in variable.path and value.ndim == 4:
-            value[:, :, :blocks] = 0
-        elif "kernel" in variable.path:
-            value[..., :blocks] = 0
-        variable.assign(value)
-    return model
-
-
-def convnet():
-    return zeroed(
-        keras.Sequential(
-            [
-                keras.Input((12, 12, 3), name="image"),
-                keras.layers.Conv2D(8, 3, padding="same", name="first"),
-                keras.layers.BatchNormalization(),
-                keras.layers.ReLU(),
-                keras.layers.DepthwiseConv2D(3, name="depthwise"),
-                keras.layers.Conv2D(16, 3, strides=2, name="second"),
-                keras.layers.GlobalAveragePooling2D(),
-                keras.layers.Dense(10, name="logits"),
-            ],
-            name="net",
-        )
-    )
-
-
-def two_by_two():
-    left, right = keras.Input((4,), name="zeta"), keras.Input((6,), name="alpha")
-    joined = keras.layers.Concatenate()([left, right])
-    outputs = [keras.layers.Dense(8)(joined), keras.layers.Dense(5)(joined)]
-    return zeroed(keras.Model([left, right], outputs), blocks=2)
-
-
-def images(count=32, seed=1):
-    return np.random.default_rng(seed).random((count, 12, 12, 3), "float32")
+from smart_tf.export.matching import match_weight
+from smart_tf.export.signature import get_signature
+from tests.pruned_models import convnet, images, two_by_two, zeroed
 
 
 @pytest.fixture
@@ -249,14 +207,18 @@ def test_open_image_sizes_and_half_precision_are_refused(path):
 def test_a_file_that_does_not_load_or_agree_is_not_left_behind(path, monkeypatch):
     model, other = convnet(), zeroed(convnet(), seed=5)
     path.write_bytes(b"the previous export")
-    monkeypatch.setattr(tflite, "_convert", lambda *args: b"TFL3 is not enough")
+    monkeypatch.setattr(
+        tflite.TFLite, "write", lambda self, _, file: file.write_bytes(b"TFL3?")
+    )
     with pytest.raises(export.ExportError, match="does not load"):
         export.to_tflite(model, path)
     monkeypatch.undo()
 
-    convert = tflite._convert
-    signature = tflite.get_signature(other, 1)
-    monkeypatch.setattr(tflite, "_convert", lambda s, *rest: convert(signature, *rest))
+    write = tflite.TFLite.write
+    wrong = get_signature(other, 1)
+    monkeypatch.setattr(
+        tflite.TFLite, "write", lambda self, _, file: write(self, wrong, file)
+    )
     with pytest.raises(export.ExportError, match="does not compute what the Keras"):
         export.to_tflite(model, path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -291,12 +253,13 @@ def test_lost_zeros_are_reported():
     kernel = np.ones((4, 6))
     kernel[1, 2] = 0
     held = np.ones((6, 4), bool)
-    weight = export.WeightTensor("w", (6, 4), "float32", ~held, 0.0)
-    assert match_weights([weight], [("dense/kernel", kernel)]) == {"dense/kernel": ()}
+    weight = export.WeightTensor("w", (6, 4), "float32", ~held)
+    assert match_weight([weight], kernel == 0).tensors == ()
     held[2, 1] = False
-    weight = export.WeightTensor("w", (6, 4), "float32", ~held, 1 / 24)
-    found = match_weights([weight], [("dense/kernel", kernel)])
-    assert found == {"dense/kernel": ("w",)}
+    weight = export.WeightTensor("w", (6, 4), "float32", ~held)
+    match = match_weight([weight], kernel == 0)
+    assert match.tensors == (0,)
+    np.testing.assert_array_equal(match.zeros, kernel == 0)
 
 
 def test_interpreter_names_wrong_inputs(path):

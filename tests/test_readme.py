@@ -104,6 +104,28 @@ def test_the_method_of_ones_own_prunes_what_did_not_move(names, monkeypatch):
     assert 0.8 * weights <= zeros < 0.8 * weights + 32  # one block
 
 
+def test_the_exports_write_their_files(names, tmp_path):
+    import smart_tf
+
+    for layer in names["model"].layers:
+        kernel = layer.kernel.numpy()
+        kernel[:16] = 0
+        layer.kernel.assign(kernel)
+    names["final"] = names["model"]
+    exec(compile(block("masks.npz"), "README.md", "exec"), names)
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"int8.tflite", "sparse.tflite", "saved_model", "masks.npz"} <= made
+    sparse = smart_tf.inspect_file("sparse.tflite")
+    assert all("16x8" in t.patterns for t in sparse.tensors if t.shape == (64, 64))
+
+
+def test_every_target_is_in_the_readme():
+    from smart_tf import targets
+
+    for target in targets.TARGETS.values():
+        assert f"| `{target.name}` | `{target.structure}` |" in README
+
+
 def test_the_demo_table_is_the_one_that_the_demo_wrote():
     table = (ROOT / "docs" / "quickstart" / "results.md").read_text()
     assert table in README

@@ -1,4 +1,4 @@
-"""Timing `.tflite` files against each other."""
+"""Timing exported files against each other."""
 
 import dataclasses
 import os
@@ -7,6 +7,7 @@ import time
 import numpy as np
 from rich.table import Table
 
+from smart_tf.export import onnx, openvino
 from smart_tf.export.report import render
 from smart_tf.export.runtime import Interpreter
 
@@ -72,36 +73,38 @@ class LatencyReport:
         return render(self.table())
 
 
-def benchmark(tflite_paths, threads=1, rounds=30, round_seconds=0.01):
-    """Time `.tflite` files against each other on this machine's CPU.
+def benchmark(paths, threads=1, rounds=30, round_seconds=0.01):
+    """Time exported files against each other on this machine's CPU.
 
     The files take turns, so that whatever else the machine does hits all of them.
 
     Args:
-        tflite_paths: One path, or a list of them; ratios are to the first.
-        threads: How many threads the interpreter may use.
+        paths: One path, or a list of them; ratios are to the first.  `.tflite` files
+            run in LiteRT's interpreter, `.onnx` files in ONNX Runtime, `.xml` files in
+            OpenVINO.
+        threads: How many threads a runtime may use.
         rounds: How many turns every file gets.
         round_seconds: How long a turn lasts; short models run many times in it.
 
     Returns:
         A `LatencyReport`.
     """
-    paths = tflite_paths if isinstance(tflite_paths, list | tuple) else [tflite_paths]
+    paths = paths if isinstance(paths, list | tuple) else [paths]
     for name, value in (("threads", threads), ("rounds", rounds)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(
                 f"Argument `{name}` must be a positive integer. Received: {value!r}"
             )
     if not paths:
-        raise ValueError("Argument `tflite_paths` must not be empty.")
-    interpreters = [Interpreter(path, threads) for path in paths]
-    repeats = [_repeats(interpreter, round_seconds) for interpreter in interpreters]
+        raise ValueError("Argument `paths` must not be empty.")
+    runs = [_prepare(path, threads) for path in paths]
+    repeats = [_repeats(run, round_seconds) for run in runs]
     seconds = np.zeros((rounds, len(paths)))
     for turn in range(rounds):
         for offset in range(len(paths)):
             # Nobody is always the first, or always after the same one.
             i = (turn + offset) % len(paths)
-            seconds[turn, i] = _time(interpreters[i], repeats[i])
+            seconds[turn, i] = _time(runs[i], repeats[i])
     quartiles = np.percentile(seconds, [25, 75], axis=0)
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     rows = tuple(
@@ -117,15 +120,26 @@ def benchmark(tflite_paths, threads=1, rounds=30, round_seconds=0.01):
     return LatencyReport(rows, threads, rounds)
 
 
-def _repeats(interpreter, round_seconds):
-    """Warm up, and find how many runs fill a round."""
+def _prepare(path, threads):
+    """A callable that runs a file once, on made-up inputs."""
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".onnx":
+        return onnx.prepare(path, threads)
+    if suffix == ".xml":
+        return openvino.prepare(path, threads)
+    interpreter = Interpreter(path, threads)
     interpreter.fill_random()
-    _time(interpreter, 3)
-    return max(1, int(round_seconds / _time(interpreter, 3)))
+    return interpreter.invoke
 
 
-def _time(interpreter, repeats):
+def _repeats(run, round_seconds):
+    """Warm up, and find how many runs fill a round."""
+    _time(run, 3)
+    return max(1, int(round_seconds / _time(run, 3)))
+
+
+def _time(run, repeats):
     start = time.perf_counter()
     for _ in range(repeats):
-        interpreter.invoke()
+        run()
     return (time.perf_counter() - start) / repeats

@@ -30,6 +30,8 @@ class TensorRow:
         dtype: Its stored type.
         zero_fraction: The share of exact zeros.
         source: The pruned Keras weight whose zeros it keeps, or `""`.
+        patterns: Which patterns these zeros form in the Keras weight's layout, out of
+            `"16x8"`, `"1x4"`, `"2:4"` and `"channel"`.
     """
 
     name: str
@@ -37,16 +39,17 @@ class TensorRow:
     dtype: str
     zero_fraction: float
     source: str = ""
+    patterns: tuple = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What `to_tflite` wrote; prints as a table.
+    """What an export wrote; prints as a table.
 
     Attributes:
-        path: The file.
+        path: The file, or for a SavedModel the folder.
         quantize: How it was quantized, or `None`.
-        bytes: The size of the file.
+        bytes: The size of the file, and of the files that belong to it.
         gzip_bytes: Its size after gzip, as an app store or firmware image ships it.
         tensors: A `TensorRow` per weight tensor.
         lost: The pruned Keras weights whose zeros are not in the file.
@@ -54,6 +57,7 @@ class ExportReport:
             file and of the Keras model.
         relative_difference: The same, as a share of the largest output.
         samples: On how many inputs they were compared.
+        target: What kind of file it is, such as `"TFLite"` or `"ONNX"`.
     """
 
     path: str
@@ -65,6 +69,7 @@ class ExportReport:
     max_difference: float
     relative_difference: float
     samples: int
+    target: str
 
     @property
     def zero_fraction(self):
@@ -85,7 +90,8 @@ class ExportReport:
         """The report as plain numbers, strings, lists and dicts."""
         result = dataclasses.asdict(self)
         result["tensors"] = [
-            {**row, "shape": list(row["shape"])} for row in result["tensors"]
+            {**row, "shape": list(row["shape"]), "patterns": list(row["patterns"])}
+            for row in result["tensors"]
         ]
         result["lost"] = list(self.lost)
         result["zero_fraction"] = self.zero_fraction
@@ -94,15 +100,18 @@ class ExportReport:
 
     def table(self):
         """The per-tensor rows as a `rich` table."""
-        table = Table(title=f"{self.path} ({self.quantize or 'float32'})")
-        table.add_column("tensor", overflow="ellipsis", no_wrap=True, max_width=44)
+        kind = f"{self.target}, {self.quantize or 'float32'}"
+        table = Table(title=f"{self.path} ({kind})")
+        table.add_column("tensor", overflow="ellipsis", no_wrap=True, max_width=40)
         table.add_column("shape", no_wrap=True)
         table.add_column("type")
         table.add_column("zeros", justify="right")
+        table.add_column("patterns")
         for row in self.tensors:
             shape = "x".join(map(str, row.shape))
             name = row.source or row.name
-            table.add_row(name, shape, row.dtype, f"{row.zero_fraction:.1%}")
+            zeros, patterns = f"{row.zero_fraction:.1%}", " ".join(row.patterns)
+            table.add_row(name, shape, row.dtype, zeros, patterns)
         return table
 
     def summary(self):

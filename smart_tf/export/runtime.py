@@ -49,6 +49,11 @@ class Interpreter:
         """Per input name: LiteRT's description (shape, dtype, quantization)."""
         return dict(self._inputs)
 
+    @property
+    def output_details(self):
+        """The same for the outputs."""
+        return dict(self._outputs)
+
     def run(self, inputs):
         """Run a batch.
 
@@ -144,15 +149,15 @@ class Interpreter:
         self._interpreter.reset_all_variables()
         for name, array in inputs.items():
             detail = self._inputs[name]
-            self._interpreter.set_tensor(detail["index"], _quantized(array, detail))
+            self._interpreter.set_tensor(detail["index"], quantized(array, detail))
         self._interpreter.invoke()
         return {
-            name: _dequantized(self._interpreter.get_tensor(detail["index"]), detail)
+            name: dequantized(self._interpreter.get_tensor(detail["index"]), detail)
             for name, detail in self._outputs.items()
         }
 
 
-def _quantized(array, detail):
+def quantized(array, detail):
     """Floats to a tensor's integers, where it has integers with a scale."""
     scale, zero_point = detail["quantization"]
     dtype = detail["dtype"]
@@ -162,7 +167,8 @@ def _quantized(array, detail):
     return array.astype(dtype)
 
 
-def _dequantized(array, detail):
+def dequantized(array, detail):
+    """A tensor's integers to floats, where they have a scale."""
     scale, zero_point = detail["quantization"]
     if not scale:
         return array

@@ -50,15 +50,18 @@ class Signature:
         kwargs = {"training": False} if _takes_training(self.model) else {}
         return tf.nest.flatten(self.model(inputs, **kwargs))
 
-    def concrete_function(self):
+    def function(self):
         """The inference graph, with outputs named `output_0`, `output_1`, ..."""
 
         def serve(*flat):
             outputs = self.call(*flat)
             return {f"output_{i}": output for i, output in enumerate(outputs)}
 
-        function = tf.function(serve, input_signature=list(self.specs))
-        return function.get_concrete_function()
+        return tf.function(serve, input_signature=list(self.specs))
+
+    def concrete_function(self):
+        """The same, traced for the shapes of the signature."""
+        return self.function().get_concrete_function()
 
     def trackable(self):
         """A module that owns the model's variables.

@@ -1,29 +1,58 @@
-"""The weights inside a `.tflite` file, and which Keras weights they come from."""
+"""The weights inside a `.tflite` file."""
 
 import dataclasses
 
 import numpy as np
 
+from smart_tf.export.sparse_format import densify, metadata_bytes
+from smart_tf.layouts import Layout
+
+# Of the second input of an operator: what its axes mean.
+_LAYOUTS = {
+    "CONV_2D": Layout(outputs=(0,), inputs=(3,)),
+    "CONV_3D": Layout(outputs=(4,), inputs=(3,)),
+    "TRANSPOSE_CONV": Layout(outputs=(0,), inputs=(3,)),
+    "DEPTHWISE_CONV_2D": Layout(outputs=(3,), inputs=()),
+    "FULLY_CONNECTED": Layout(outputs=(0,), inputs=(1,)),
+}
+_PASSED_ON = ("DEQUANTIZE", "DENSIFY")
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightTensor:
-    """One constant of a `.tflite` file, as stored.
+    """One constant of a model file, as stored.
 
     Attributes:
         name: The tensor's name in the file.
-        shape: Its shape in the file; convolutions are `(out, height, width, in)`,
-            fully connected layers `(out, in)`.
+        shape: Its shape in the file; in `.tflite` convolutions are
+            `(out, height, width, in)`, fully connected layers `(out, in)`.
         dtype: Its stored type, such as `"float32"` or `"int8"`.
         zeros: Boolean array of `shape`: where the represented number is exactly 0.
-            `None` where the file stores the tensor in a sparse format.
-        zero_fraction: The share of exact zeros.
+        content: The bytes that it takes in the file.
+        layout: The `Layout` of its axes, where the operator that reads it tells.
+        index_bytes: If it is stored sparse, the bytes of row starts and column numbers
+            beside `content`; otherwise `None`.
     """
 
     name: str
     shape: tuple
     dtype: str
-    zeros: np.ndarray | None
-    zero_fraction: float
+    zeros: np.ndarray
+    content: bytes = b""
+    layout: Layout | None = None
+    index_bytes: int | None = None
+
+    @property
+    def zero_fraction(self):
+        """The share of exact zeros."""
+        return self.zeros.mean().item()
+
+    @classmethod
+    def of_array(cls, name, array, layout=None):
+        """A tensor that is stored as the plain bytes of an array."""
+        return cls(
+            name, array.shape, array.dtype.name, array == 0, array.tobytes(), layout
+        )
 
 
 def read_weights(path):
@@ -31,76 +60,87 @@ def read_weights(path):
 
     Shapes, axes, scalars and other small constants of the graph are left out: what
     counts is floating point, or quantized.
+
+    Args:
+        path: The file; any tool's.
+
+    Returns:
+        A list of `WeightTensor`.
     """
-    schema = _schema()
-    with open(path, "rb") as file:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file.read(), 0))
-    types = {
-        code: name.lower()
-        for name, code in vars(schema.TensorType).items()
-        if not name.startswith("_")
-    }
+    model = read_model(path)
+    types = _names(schema().TensorType)
     weights = []
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
+        layouts = _layouts(model, graph)
+        for index, tensor in enumerate(graph.tensors):
             data = model.buffers[tensor.buffer].data
-            dtype = types[tensor.type]
+            dtype = types[tensor.type].lower()
             if data is not None and len(data) and _is_weight(tensor, dtype):
-                weights.append(_weight(tensor, np.asarray(data, np.uint8), dtype))
+                data = np.asarray(data, np.uint8)
+                weights.append(_weight(tensor, data, dtype, layouts.get(index)))
     return weights
 
 
-def match_weights(weights, sources):
-    """Find every pruned Keras weight's zeros in a file.
-
-    A file renames, transposes and rescales weights (it folds BatchNorm into them),
-    but none of that turns a zero into something else.  So a Keras weight is matched
-    by the positions of its zeros.
-
-    Args:
-        weights: What `read_weights` returned.
-        sources: `(name, array)` pairs, the Keras weights.
-
-    Returns:
-        A dict from the names of pruned weights (matrices and kernels with some
-        zeros, but not zeros only) to the names of the tensors that have at least the
-        same zeros: one, four for the gates of an LSTM, none if the zeros are gone.
-    """
-    weights = [weight for weight in weights if weight.zeros is not None]
-    found = {}
-    for name, array in sources:
-        zeros = np.asarray(array) == 0
-        if zeros.ndim < 2 or not zeros.any() or zeros.all():
-            continue
-        found[name] = _holders(weights, [zeros])
-        if not found[name] and zeros.shape[-1] % 4 == 0:
-            found[name] = _holders(weights, np.split(zeros, 4, axis=-1))
-    return found
+def read_model(path):
+    """The object tree (`ModelT`) of a `.tflite` file."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[4:8] != b"TFL3":
+        raise ValueError(f"Argument `path` must be a .tflite file. Received: {path}")
+    return schema().ModelT.InitFromObj(schema().Model.GetRootAs(content, 0))
 
 
-def _holders(weights, parts):
-    """The name of a tensor for every part, or `()` if one is not to be found."""
+def operator_names(model, graph):
+    """The operators of a subgraph in order: builtin names, or those of custom ones."""
+    builtin = _names(schema().BuiltinOperator)
     names = []
-    for zeros in parts:
-        holders = [weight for weight in weights if _holds(weight, zeros)]
-        if not holders:
-            return ()
-        # Quantization adds a few zeros by rounding; another weight has many more.
-        names.append(min(holders, key=lambda weight: weight.zero_fraction).name)
-    return tuple(names)
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        # Old files have their code in the narrower field only.
+        name = builtin[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        names.append(code.customCode.decode() if name == "CUSTOM" else name)
+    return names
 
 
-def _holds(weight, zeros):
-    """Whether a tensor, in one of the usual layouts, is zero wherever `zeros` is."""
-    if weight.zeros.size != zeros.size:
-        return False
-    flat = weight.zeros.reshape(-1)
-    # (..., in, out) becomes (out, ..., in); attention also folds its head axes into
-    # rows or columns; depthwise kernels stay; transposed convolutions move axis -2.
-    splits = [np.prod(zeros.shape[:axis], dtype=int) for axis in range(1, zeros.ndim)]
-    layouts = [zeros, np.moveaxis(zeros, -2, 0)]
-    layouts += [zeros.reshape(rows, -1).T for rows in splits]
-    return any(flat[layout.reshape(-1)].all() for layout in layouts)
+def activation_types(model):
+    """The stored types of what flows between operators, such as `{"int8"}`."""
+    types = _names(schema().TensorType)
+    return {
+        types[graph.tensors[index].type].lower()
+        for graph in model.subgraphs
+        for operator in graph.operators
+        for index in operator.outputs
+    }
+
+
+def schema():
+    """The generated module that reads `.tflite` files."""
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError:  # TensorFlow carries a copy.
+        from tensorflow.lite.python import schema_py_generated
+    return schema_py_generated
+
+
+def _names(enumeration):
+    return {
+        code: name
+        for name, code in vars(enumeration).items()
+        if not name.startswith("_")
+    }
+
+
+def _layouts(model, graph):
+    """What the axes of the weights mean, by tensor index."""
+    layouts = {}
+    # Backwards, so that the reader of a dequantized weight is known before.
+    named = zip(graph.operators, operator_names(model, graph), strict=True)
+    for operator, name in reversed(list(named)):
+        if name in _LAYOUTS:
+            layouts[operator.inputs[1]] = _LAYOUTS[name]
+        elif name in _PASSED_ON and operator.outputs[0] in layouts:
+            layouts[operator.inputs[0]] = layouts[operator.outputs[0]]
+    return layouts
 
 
 def _is_weight(tensor, dtype):
@@ -110,7 +150,7 @@ def _is_weight(tensor, dtype):
     return dtype in ("float32", "float16") or (scale is not None and len(scale) > 0)
 
 
-def _weight(tensor, data, dtype):
+def _weight(tensor, data, dtype, layout):
     shape = tuple(int(size) for size in tensor.shape)
     size = int(np.prod(shape))
     name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
@@ -119,24 +159,15 @@ def _weight(tensor, data, dtype):
     if tensor.quantization and tensor.quantization.zeroPoint is not None:
         points = np.unique(tensor.quantization.zeroPoint)
         zero_point = points[0] if len(points) == 1 else 0
-    is_zero = stored == zero_point
+    used, index_bytes = stored != zero_point, None
     if tensor.sparsity is not None:
-        nonzero = np.count_nonzero(~is_zero)
-        return WeightTensor(name, shape, dtype, None, 1 - nonzero / size)
-    return WeightTensor(
-        name, shape, dtype, is_zero.reshape(shape), is_zero.mean().item()
-    )
+        used = densify(used, shape, tensor.sparsity)
+        index_bytes = metadata_bytes(tensor.sparsity)
+    zeros = ~used.reshape(shape)
+    return WeightTensor(name, shape, dtype, zeros, data.tobytes(), layout, index_bytes)
 
 
 def _unpack_int4(data, size):
     """Two signed nibbles a byte, the low one first."""
     nibbles = np.stack([data & 15, data >> 4], -1).reshape(-1)[:size].astype(np.int8)
     return np.where(nibbles > 7, nibbles - 16, nibbles)
-
-
-def _schema():
-    try:
-        from ai_edge_litert import schema_py_generated
-    except ImportError:  # TensorFlow carries a copy.
-        from tensorflow.lite.python import schema_py_generated
-    return schema_py_generated

@@ -1,38 +1,42 @@
 """Keras model -> `.tflite` file that has been loaded back, run and compared."""
 
 import contextlib
-import gzip
-import os
-import pathlib
 import warnings
 
-import numpy as np
 import tensorflow as tf
 
-from smart_tf.export.report import ExportError, ExportReport, TensorRow
+from smart_tf.export.conversion import Conversion, check_model, export
 from smart_tf.export.runtime import Interpreter
-from smart_tf.export.samples import (
-    check_representative_data,
-    sample_batches,
-    verification_batches,
-)
-from smart_tf.export.signature import get_signature, is_keras_model
-from smart_tf.export.tensors import match_weights, read_weights
-
-QUANTIZE = (None, "float16", "dynamic", "int8")
+from smart_tf.export.samples import sample_batches
+from smart_tf.export.tensors import read_weights
 
 # How far a file's outputs may be from the Keras model's, as a share of the largest
 # output.  float32 must agree; the others lose precision by design, and only a
 # difference that no rounding explains is an error.
 TOLERANCE = {None: 1e-3, "float16": 0.1, "dynamic": 0.5, "int8": 1.0}
-VERIFICATION_BATCHES = 8
+
+# What became of `Optimize.EXPERIMENTAL_SPARSITY` together with a quantization.
+NOT_SPARSE = {
+    "float16": "the file computes NaN",
+    "dynamic": "the file computes wrong numbers",
+    "int8": "the file does not load, or runs slower than without",
+}
 
 
-def to_tflite(model, path, quantize=None, representative_data=None, *, batch_size=1):
+def to_tflite(
+    model,
+    path,
+    quantize=None,
+    representative_data=None,
+    *,
+    batch_size=1,
+    sparse=False,
+    require_zeros=True,
+):
     """Write a Keras model as a `.tflite` file, and check the file.
 
     The file appears at `path` only after it has been loaded by the LiteRT
-    interpreter, run, and compared with the Keras model.
+    interpreter, run, compared with the Keras model, and searched for its zeros.
 
     Example:
 
@@ -57,119 +61,105 @@ def to_tflite(model, path, quantize=None, representative_data=None, *, batch_siz
             used, if given, for the comparison.
         batch_size: The batch dimension of the file; `None` leaves it open, which
             some accelerators and recurrent layers do not accept.
+        sparse: Whether to store sparse tensors as such: a smaller file, and faster
+            dense layers where whole blocks are zero (1x4, 1x16 or 16x8); convolutions
+            are only smaller.  For float32 only.
+        require_zeros: Whether zeros of a pruned weight that are not to be found in the
+            file are an error, and not only listed in the report.
 
     Returns:
         An `ExportReport`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or the data is of no known kind.
+        ValueError: If another argument is wrong, or nothing can be written at `path`.
+        ExportError: If the model does not convert, or the file fails a check.
     """
-    path = pathlib.Path(path)
-    _check_arguments(model, path, quantize, representative_data, batch_size)
-    signature = get_signature(model, batch_size)
-    content = _convert(signature, quantize, representative_data)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        batches = verification_batches(
-            representative_data, signature, VERIFICATION_BATCHES
-        )
-        difference, relative = _compare(signature, partial, batches, quantize)
-        tensors, lost = _tensor_rows(model, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return ExportReport(
-        path=str(path),
-        quantize=quantize,
-        bytes=len(content),
-        gzip_bytes=len(gzip.compress(content, compresslevel=9)),
-        tensors=tensors,
-        lost=lost,
-        max_difference=difference,
-        relative_difference=relative,
-        samples=sum(len(batch[0]) for batch in batches),
+    check_model(model)
+    check_quantize(quantize, representative_data)
+    _check_sparse(sparse, quantize)
+    conversion = TFLite(quantize, representative_data, sparse)
+    return export(
+        conversion, model, path, representative_data, batch_size, require_zeros
     )
 
 
-def _check_arguments(model, path, quantize, representative_data, batch_size):
-    if not is_keras_model(model):
-        raise TypeError(
-            "Argument `model` must be a Keras model. "
-            f"Received: model={model} (of type {type(model)})"
-        )
-    _check_layers(list(model._flatten_layers()))
-    if quantize not in QUANTIZE:
+class TFLite(Conversion):
+    """LiteRT's (TensorFlow Lite's) flatbuffer files."""
+
+    target = "TFLite"
+    runtime = "the LiteRT interpreter"
+
+    def __init__(self, quantize=None, representative_data=None, sparse=False):
+        self.quantize = quantize
+        self.representative_data = representative_data
+        self.sparse = sparse
+        self.tolerance = TOLERANCE[quantize]
+
+    def write(self, signature, path):
+        converter = _converter(signature, self)
+        with self.refusals(), _quiet_converter():
+            path.write_bytes(converter.convert())
+
+    def load(self, path):
+        interpreter = Interpreter(path)
+        return lambda batch: list(interpreter.run_named(batch).values())
+
+    def read_weights(self, path):
+        return read_weights(path)
+
+
+def check_quantize(quantize, representative_data, known=tuple(TOLERANCE)):
+    """Raise unless a quantization is known, and has the data that it needs."""
+    if quantize not in known:
         raise ValueError(
-            f"Argument `quantize` must be one of {QUANTIZE}. "
+            f"Argument `quantize` must be one of {known}. "
             f"Received: quantize={quantize!r}"
         )
-    if representative_data is not None:
-        check_representative_data(representative_data)
-    elif quantize == "int8":
+    if representative_data is None and quantize == "int8":
         raise ValueError(
             "Argument `representative_data` must be given with `quantize='int8'`: the "
             "ranges of the activations are measured on it. "
             "Received: representative_data=None"
         )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(
-            "Argument `batch_size` must be a positive integer or None. "
-            f"Received: batch_size={batch_size!r}"
-        )
-    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ValueError(
-            "Argument `path` must be a file in a folder that exists and can be "
-            f"written to. Received: path={str(path)!r}"
-        )
 
 
-def _check_layers(layers):
-    wrapped = [x.name for x in layers if getattr(x, "is_pruning_wrapper", False)]
-    if wrapped:
+def _check_sparse(sparse, quantize):
+    if sparse and quantize is not None:
         raise ValueError(
-            "Argument `model` must not wear pruning wrappers: call "
-            "`smart_tf.strip_pruning(model)` first. "
-            f"Received: a model with wrapped layers {wrapped}"
-        )
-    halves = [x.name for x in layers if x.compute_dtype in ("float16", "bfloat16")]
-    if halves:
-        raise ValueError(
-            "Argument `model` must compute in float32, which is all that the converter "
-            "knows: build it again without mixed precision and copy the weights "
-            "(`set_weights`). Received: a model that computes in half precision in "
-            f"layers {halves}"
+            f"Argument `sparse` must be False with quantize={quantize!r}: TensorFlow "
+            f"Lite encodes sparse tensors safely in float32 only (here "
+            f"{NOT_SPARSE[quantize]}). Export without it, and compress the file. "
+            "Received: sparse=True"
         )
 
 
-def _convert(signature, quantize, representative_data):
-    """Run the converter over the model's inference graph; returns the file's bytes."""
+def _converter(signature, settings):
+    """The converter for a model's inference graph, with its settings made."""
     function = signature.concrete_function()
-    if quantize == "int8":
+    if settings.quantize == "int8":
         _refuse_loops(function)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function], signature.trackable()
     )
-    if quantize is not None:
+    if settings.quantize is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
+    if settings.sparse:
+        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    if settings.quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
+    if settings.quantize == "int8":
         # Read everything first: an error raised inside the converter's own call of
         # the generator would reach the user as a converter's error.
         batches = [
             dict(zip(signature.names, batch, strict=True))
-            for batch in sample_batches(representative_data, signature)
+            for batch in sample_batches(settings.representative_data, signature)
         ]
         converter.representative_dataset = lambda: iter(batches)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.int8
         converter.inference_output_type = tf.int8
-    try:
-        with _quiet_converter():
-            return converter.convert()
-    except Exception as error:
-        raise ExportError(
-            f"The TensorFlow Lite converter cannot convert the model "
-            f"(quantize={quantize!r}): {error}"
-        ) from error
+    return converter
 
 
 def _refuse_loops(function):
@@ -189,55 +179,3 @@ def _quiet_converter():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter")
         yield
-
-
-def _compare(signature, path, batches, quantize):
-    """Run file and Keras model side by side: absolute and relative difference."""
-    try:
-        interpreter = Interpreter(path)
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(
-            f"The converted model (quantize={quantize!r}) does not load in the LiteRT "
-            "interpreter; a layer whose channels are all zero is a common cause, see "
-            f"`max_layer_sparsity`. The interpreter said: {error}"
-        ) from error
-    difference, largest = 0.0, 0.0
-    for batch in batches:
-        named = dict(zip(signature.names, batch, strict=True))
-        found = interpreter.run_named(named).values()
-        for got, wanted in zip(found, signature.call(*batch), strict=True):
-            wanted = np.asarray(wanted, np.float64)
-            got = np.asarray(got, np.float64)
-            if not np.isfinite(got).all() or not np.isfinite(wanted).all():
-                raise ExportError(
-                    "The outputs must be finite. Received: NaN or infinity from the "
-                    f"{'converted' if np.isfinite(wanted).all() else 'Keras'} model"
-                )
-            difference = max(difference, np.abs(got - wanted).max().item())
-            largest = max(largest, np.abs(wanted).max().item())
-    # A model that answers 0 to everything has no scale to relate to.
-    relative = difference / largest if largest > 1e-6 else difference
-    if relative > TOLERANCE[quantize]:
-        raise ExportError(
-            f"The converted model (quantize={quantize!r}) does not compute what the "
-            f"Keras model computes: their outputs differ by {difference:.3g}, which "
-            f"is {relative:.3g} of the largest output "
-            f"(allowed: {TOLERANCE[quantize]})"
-        )
-    return difference, relative
-
-
-def _tensor_rows(model, path):
-    """The file's weights as rows, and the pruned Keras weights it does not hold."""
-    weights = read_weights(path)
-    sources = [
-        (getattr(variable, "path", variable.name), np.asarray(variable))
-        for variable in model.weights
-    ]
-    found = match_weights(weights, sources)
-    names = {tensor: source for source in found for tensor in found[source]}
-    rows = tuple(
-        TensorRow(w.name, w.shape, w.dtype, w.zero_fraction, names.get(w.name, ""))
-        for w in weights
-    )
-    return rows, tuple(source for source in found if not found[source])
