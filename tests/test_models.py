@@ -537,3 +537,22 @@ def test_the_users_constraints_hold_and_are_given_back():
     assert dense.kernel.constraint is limit
     assert stripped.layers[1].kernel.constraint is None
     assert dense.get_config() == config
+
+
+def test_a_model_may_be_compiled_with_functions_of_ones_own():
+    def loss(labels, outputs):
+        return keras.ops.mean(keras.ops.square(outputs), axis=-1)
+
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8)])
+    model.compile(keras.optimizers.Adam(0.125), loss, metrics=[lambda y, p: p[:, 0]])
+    x = np.ones((8, 16), "float32")
+    expected = model.evaluate(x, x[:, :8], verbose=0)
+    pruned = smart_tf.prune(model, 0.0, "4x4")
+    assert float(pruned.optimizer.learning_rate) == 0.125
+    assert pruned.optimizer is not model.optimizer
+    assert pruned.evaluate(x, x[:, :8], verbose=0) == pytest.approx(expected)
+    final = smart_tf.strip_pruning(pruned)
+    assert final.evaluate(x, x[:, :8], verbose=0) == pytest.approx(expected)
+    with pytest.warns(UserWarning, match="can be removed"):
+        assert not smart_tf.shrink(final).compiled
+    assert model.compiled

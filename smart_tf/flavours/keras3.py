@@ -1,5 +1,6 @@
 """`PrunableLayer` for Keras 3."""
 
+import contextlib
 import inspect
 
 import keras
@@ -9,7 +10,7 @@ from keras.src.models.functional import Functional
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
-from smart_tf.optimizer import MaskRouting
+from smart_tf.optimizer import MaskRouting, fresh_copy
 
 
 @keras.saving.register_keras_serializable(package="smart_tf")
@@ -294,7 +295,8 @@ def clone_graph_model(model, replace, input_shapes=None):
     Raises:
         ValueError: If the clone would silently behave differently.
     """
-    clone = _clone(model, replace, input_shapes)
+    with _not_compiled(model):
+        clone = _clone(model, replace, input_shapes)
     lost = [n for n in _OWN if getattr(type(clone), n) is not getattr(type(model), n)]
     if lost:
         raise ValueError(
@@ -304,7 +306,28 @@ def clone_graph_model(model, replace, input_shapes=None):
             "`inputs` and `outputs`, or one with `*args, **kwargs`. "
             f"Received: model={model!r}"
         )
+    plain = type(model).compile is keras.Model.compile
+    if model.compiled and plain and input_shapes is None:
+        _compile_alike(clone, model)
     return clone
+
+
+@contextlib.contextmanager
+def _not_compiled(model):
+    """Keeps `clone_model` from a config of the loss: no config can name a `lambda`."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def _compile_alike(clone, model):
+    """Compiles with the loss and metrics of a model, and an optimizer of its own."""
+    settings = dict(model._compile_config.config)
+    if isinstance(settings["optimizer"], keras.optimizers.Optimizer):
+        settings["optimizer"] = fresh_copy(settings["optimizer"])
+    clone.compile(**settings)
 
 
 def _clone(model, replace, input_shapes):
