@@ -47,7 +47,8 @@ def accuracy(results):
     for result in results:
         for standing in result.standings:
             tests = [100 * line["accuracy_test"] for line in standing.lines.values()]
-            point = (100 * result.cell.sparsity, np.mean(tests), np.std(tests))
+            spread = np.std(tests, ddof=min(1, len(tests) - 1))
+            point = (100 * result.cell.sparsity, np.mean(tests), spread)
             curves.setdefault(standing.entrant.name, []).append(point)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()

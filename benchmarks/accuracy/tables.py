@@ -10,6 +10,7 @@ HEADER = [
     "method",
     "test",
     "seeds",
+    "sparsity",
     "validation",
     "before freeze",
     "after freeze",
@@ -18,14 +19,14 @@ HEADER = [
     "knob",
     "not bracketed",
 ]
-NOTES = (
-    "Accuracies in percent, mean ± standard deviation over seeds. `before freeze` and "
-    "`after freeze`: validation accuracy at the end of the search, with soft and with "
-    "hard masks. The best rival is the method of another family with the highest mean "
-    "test accuracy; differences are paired by seed, intervals are Student's t. A rate "
-    "or knob whose best value was the smallest or largest that was tried is `not "
-    "bracketed`. \\* in the overview: the interval does not contain 0.\n"
-)
+NOTES = """\
+Accuracies in percent, mean ± standard deviation over seeds; `sparsity`: the lowest of
+any seed. `before freeze` and `after freeze`: validation accuracy at the end of the
+search, with soft and with hard masks. The best rival is the method of another family
+with the highest mean test accuracy; differences are paired by seed, with intervals of
+Student's t. `not bracketed`: the best rate or knob was the smallest or the largest that
+was tried. \\* in the overview: the interval does not contain 0.
+"""
 
 
 def document(title, results, missing):
@@ -93,6 +94,7 @@ def _row(standing, standings):
         standing.entrant.name,
         _spread([line["accuracy_test"] for line in lines]),
         len(lines),
+        _least([line["sparsity"] for line in lines if "sparsity" in line]),
         *(
             _spread([line[key] for line in lines if key in line])
             for key in (
@@ -106,6 +108,11 @@ def _row(standing, standings):
         f"{knob} {best.value:g}" if knob else "-",
         ", ".join(standing.at_edge()) or "-",
     ]
+
+
+def _least(sparsities):
+    """The lowest sparsity of any seed, in percent."""
+    return f"{100 * min(sparsities):.2f}" if sparsities else "-"
 
 
 def _spread(values):
