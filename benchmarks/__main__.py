@@ -1,4 +1,7 @@
-"""Runs every benchmark, each in a process of its own; the results are in `results/`."""
+"""Runs the benchmarks, each in a process of its own; the results are in `results/`.
+
+Those that train networks to the end, `accuracy` and `shrink`, are run by themselves.
+"""
 
 import subprocess
 import sys

@@ -36,6 +36,29 @@ def resnet20(input_shape, classes):
     return small_resnet(input_shape, classes, blocks=3, stem_strides=1, name="resnet20")
 
 
+def small_plain(input_shape, classes, widths=(16, 32, 64), blocks=2):
+    """A network of convolutions in a row, without shortcuts; about 72,000 weights.
+
+    Args:
+        input_shape: The shape of one image.
+        classes: How many logits to return.
+        widths: Channels of each stage; every stage but the first halves the image.
+        blocks: Convolutions per stage.
+
+    Returns:
+        A Functional model from images to logits.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = _conv(inputs, widths[0], 2, name="stem")
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            x = _conv(x, width, strides, name=f"stage{stage}_conv{block}")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    outputs = layers.Dense(classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name="small_plain")
+
+
 def small_mobilenet(
     input_shape, classes, widths=(24, 48, 96), blocks=2, expansion=4, name=None
 ):

@@ -199,7 +199,8 @@ class Pruner:
                 mask_optimizer.gradient_accumulation_steps = accumulation
         elif isinstance(mask_optimizer, str) and mask_optimizer == "same":
             mask_optimizer = fresh_copy(optimizer)
-            mask_optimizer.weight_decay = None
+            if mask_optimizer.weight_decay is not None:
+                mask_optimizer.weight_decay = 0.0  # AdamW's config must have a number
         elif isinstance(mask_optimizer, self.flavour.keras.optimizers.Optimizer):
             mask_optimizer = fresh_copy(mask_optimizer)
         else:

@@ -62,8 +62,11 @@ def test_the_papers_settings_are_a_name_away():
     assert any(logits.any() for logits in look.seen[4])
     own = model.optimizer.mask_optimizer
     assert isinstance(own, keras.optimizers.AdamW)
-    assert (own.beta_1, own.weight_decay) == (0.8, None)
+    assert (own.beta_1, own.weight_decay) == (0.8, 0.0)
     assert float(own.learning_rate) == pytest.approx(1e-4)
+    model.optimizer.from_config(model.optimizer.get_config())
+    final = smart_tf.strip_pruning(model)
+    assert smart_tf.report(final).sparsity == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize("method", ["paper", "smart"])

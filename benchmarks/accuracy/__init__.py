@@ -1,0 +1,21 @@
+"""Which method leaves the most accuracy: all of them under the same conditions.
+
+    python -m benchmarks.accuracy plan [--quick]    how much there is to do
+    python -m benchmarks.accuracy run [--quick]     does it, or goes on after a kill
+    python -m benchmarks.accuracy tables [--quick]  tables and plots of what is done
+
+`full.toml` and `quick.toml` say what is compared. In every cell (data, network,
+structure, sparsity), and for every method, the dense network included:
+
+1. The learning rate of the weights is tuned on the validation split, with a seed that
+   is used for nothing else: a grid spaced evenly in the logarithm, then as many more
+   trials for every method. A method with a knob tries the knob's other values at its
+   best rate; one without tries rates between the best one and its neighbours.
+2. The best setting is run with further seeds, and only these runs read the test split.
+   Methods whose validation accuracy is within `margin` of the best get more seeds.
+
+All runs of a seed start from the same dense checkpoint, see the same batches in the
+same order, and have the same number of epochs. `config` reads the file, `runs` keeps
+one JSON line for each run, `study` is the procedure above, `training` does a run,
+`statistics`, `tables` and `plots` say what came out.
+"""

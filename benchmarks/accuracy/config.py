@@ -1,0 +1,223 @@
+"""What is compared, as a TOML file says it."""
+
+import dataclasses
+import itertools
+import tomllib
+
+import numpy as np
+
+import smart_tf
+from benchmarks.accuracy.runs import Run
+
+DENSE = "dense"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Where all methods are compared.
+
+    Attributes:
+        data: String, key of `Config.data`.
+        network: String, key of `Config.networks`.
+        structure: String, as `smart_tf.prune` takes it.
+        sparsity: Float, or None where the structure says it.
+        coupled: Whether channels go together with those of other layers.
+        budget: `"weights"` or `"macs"`.
+        tune_at: Float, the sparsity at which methods are tuned; None for its own.
+    """
+
+    data: str
+    network: str
+    structure: str
+    sparsity: float | None = None
+    coupled: bool = True
+    budget: str = "weights"
+    tune_at: float | None = None
+
+    @property
+    def tuned(self):
+        """The cell in which the methods are tuned for this one."""
+        sparsity = self.sparsity if self.tune_at is None else self.tune_at
+        return dataclasses.replace(self, sparsity=sparsity)
+
+    @property
+    def what(self):
+        """String: the structure, and what is counted."""
+        single = "" if self.coupled else ", single layers"
+        return f"{self.structure}{single}{' by MACs' * (self.budget == 'macs')}"
+
+    def __str__(self):
+        sparsity = "" if self.sparsity is None else f" {self.sparsity:.0%}"
+        return f"{self.data} {self.network}: {self.what}{sparsity}"
+
+    def pruning(self):
+        """Dict: the arguments of `smart_tf.prune`, as a line has them."""
+        fields = ("structure", "coupled", "sparsity", "budget")
+        return {name: getattr(self, name) for name in fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A method with what is fixed and what is tuned.
+
+    Attributes:
+        name: String, as the tables call it.
+        base: String, the method's name; `"dense"` for none.
+        settings: Dict of fields that are not left as they are.
+        knob: String, the field that is tuned, or None.
+        values: List of the knob's values; tuning starts in the middle.
+        family: String; a rival is a method of another family.
+    """
+
+    name: str
+    base: str
+    settings: dict
+    knob: str | None
+    values: list
+    family: str
+
+    def with_knob(self, value):
+        """Dict of the settings with the knob at a value."""
+        return {**self.settings, **({self.knob: value} if self.knob else {})}
+
+    def enters(self, cell):
+        """Whether the method can prune what a cell asks for."""
+        if self.base == DENSE:
+            return True
+        structure = make_structure(**cell.pruning())
+        coupled = getattr(structure, "coupled", False)
+        method = make_method(self.base, self.with_knob(self.start))
+        return method.supports(structure, coupled) is None
+
+    @property
+    def start(self):
+        """The knob's value while the rate is tuned, or None."""
+        return self.values[len(self.values) // 2] if self.knob else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The whole comparison; see `full.toml` for what the fields mean."""
+
+    seeds: dict
+    margin: float
+    search: dict
+    training: dict
+    data: dict
+    networks: dict
+    entrants: list
+    cells: list
+
+    def rates(self, cell):
+        """List of floats: the learning rates of the grid, rising."""
+        ends = self.networks[cell.network]["rates"]
+        grid = np.geomspace(*ends, self.search["rates"])
+        return [float(f"{rate:.3g}") for rate in grid]
+
+    def run(self, stage, cell, entrant, rate, value, seed):
+        """The `Run` of a method in a cell.
+
+        Args:
+            stage: `"tune"` or `"final"`.
+            cell: `Cell`.
+            entrant: `Entrant`.
+            rate: Float.
+            value: What the knob is set to.
+            seed: Integer.
+        """
+        network = dict(self.networks[cell.network])
+        del network["rates"]
+        return Run(
+            stage=stage,
+            data={"name": cell.data, **self.data[cell.data]},
+            network={"name": cell.network, **network},
+            training=self.training,
+            pruning=None if entrant.base == DENSE else cell.pruning(),
+            method=entrant.name,
+            base=entrant.base,
+            settings=entrant.with_knob(value),
+            rate=rate,
+            seed=seed,
+        )
+
+
+def make_structure(structure, coupled, **_):
+    """The structure object that a cell names."""
+    if structure == "channel":
+        return smart_tf.Channel(coupled=coupled)
+    return smart_tf.structures.get(structure)
+
+
+def make_method(base, settings):
+    """The method object that a run names."""
+    return dataclasses.replace(smart_tf.methods.get(base), **settings)
+
+
+def load(path):
+    """Reads a `Config`.
+
+    Args:
+        path: `pathlib.Path` of a TOML file.
+
+    Raises:
+        ValueError: If a cell names what there is not, or methods would not get the
+            same number of trials.
+    """
+    content = tomllib.loads(path.read_text())
+    methods, cells = content.pop("methods"), content.pop("cells")
+    config = Config(
+        **content,
+        entrants=[_entrant(name, **given) for name, given in methods.items()],
+        cells=[cell for given in cells for cell in _expand(given)],
+    )
+    _check(config)
+    return config
+
+
+def _entrant(name, method=None, settings=None, knob=None, values=(), family=None):
+    return Entrant(
+        name, method or name, settings or {}, knob, list(values), family or name
+    )
+
+
+def _expand(given):
+    """The cells of one entry, whose lists are all combined with each other."""
+    lists = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in given.items()
+    }
+    for combination in itertools.product(*lists.values()):
+        yield Cell(**dict(zip(lists, combination, strict=True)))
+
+
+def _check(config):
+    rates, more = config.search["rates"], config.search["more_trials"]
+    if rates < 3:
+        raise ValueError(
+            "Argument `search.rates` must be at least 3, or no optimum could lie "
+            f"between others. Received: rates={rates}"
+        )
+    if more % 2:
+        raise ValueError(
+            f"Argument `search.more_trials` must be even. Received: more_trials={more}"
+        )
+    for entrant in config.entrants:
+        if entrant.knob and len(entrant.values) != more + 1:
+            raise ValueError(
+                f"Argument `values` of method '{entrant.name}' must have "
+                f"search.more_trials + 1 = {more + 1} values, or it would not get as "
+                f"many trials as the others. Received: values={entrant.values}"
+            )
+    for cell in config.cells:
+        for kind, known in (("data", config.data), ("network", config.networks)):
+            if getattr(cell, kind) not in known:
+                raise ValueError(
+                    f"Argument `{kind}` of a cell must be one of {sorted(known)}. "
+                    f"Received: {kind}={getattr(cell, kind)!r}"
+                )
+    seeds = [config.seeds["tune"], *config.seeds["final"], *config.seeds["more"]]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            "Argument `seeds` must have no seed twice: what was tuned with a seed is "
+            f"not measured with it. Received: seeds={config.seeds}"
+        )

@@ -1,0 +1,153 @@
+"""The procedure: tune every method alike, then run it with several seeds."""
+
+import dataclasses
+
+import numpy as np
+
+from benchmarks.accuracy.config import DENSE, Cell, Entrant
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One setting and its validation accuracy."""
+
+    rate: float
+    value: float | None
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a method did in a cell.
+
+    Attributes:
+        entrant: `Entrant`.
+        trials: List of `Trial`.
+        lines: Dict from the seeds to the lines of the final runs.
+    """
+
+    entrant: Entrant
+    trials: list
+    lines: dict
+
+    @property
+    def best(self):
+        """The `Trial` of the highest validation accuracy; of equal ones the first."""
+        return max(self.trials, key=lambda trial: trial.accuracy)
+
+    def mean(self, key="accuracy_test", seeds=None):
+        """Mean over seeds (all by default) of one entry of the lines."""
+        seeds = self.lines if seeds is None else seeds
+        return float(np.mean([self.lines[seed][key] for seed in seeds]))
+
+    def at_edge(self):
+        """List of what was best at the edge of what was tried: it is not bracketed."""
+        best = self.best
+        rates = [trial.rate for trial in self.trials]
+        values = [trial.value for trial in self.trials]
+        found = ["rate"] if best.rate in (min(rates), max(rates)) else []
+        if len(set(values)) > 1 and best.value in (min(values), max(values)):
+            found.append(self.entrant.knob)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A cell and its list of `Standing`s."""
+
+    cell: Cell
+    standings: list
+
+
+def study(config, cell, execute):
+    """Compares all methods that can prune what a cell asks for.
+
+    Args:
+        config: `Config`.
+        cell: `Cell`.
+        execute: Function from a `Run` to its line.
+
+    Returns:
+        `Result`.
+    """
+    entrants = [entrant for entrant in config.entrants if entrant.enters(cell)]
+    standings = [
+        Standing(entrant, tune(config, cell, entrant, execute), {})
+        for entrant in entrants
+    ]
+    for seed in config.seeds["final"]:
+        _run_finals(config, cell, standings, seed, execute)
+    close = contenders(standings, config.margin)
+    for seed in config.seeds["more"]:
+        _run_finals(config, cell, close, seed, execute)
+    return Result(cell, standings)
+
+
+def tune(config, cell, entrant, execute):
+    """Tries settings of a method, as many as of any other.
+
+    Returns:
+        List of `Trial`.
+    """
+
+    def tried(rate, value):
+        seed = config.seeds["tune"]
+        run = config.run("tune", cell.tuned, entrant, rate, value, seed)
+        return Trial(rate, value, execute(run)["accuracy_val"])
+
+    rates = config.rates(cell)
+    trials = [tried(rate, entrant.start) for rate in rates]
+    best = Standing(entrant, trials, {}).best.rate
+    more = config.search["more_trials"]
+    if entrant.knob:
+        others = [value for value in entrant.values if value != entrant.start]
+        return trials + [tried(best, value) for value in others]
+    return trials + [tried(rate, None) for rate in between(best, rates, more)]
+
+
+def between(best, rates, count):
+    """Rates between the best one and both of its neighbours on the grid.
+
+    At an end of the grid, half of them are beyond it.
+
+    Args:
+        best: Float, one of `rates`.
+        rates: List of floats, in equal ratios.
+        count: Even integer, how many.
+
+    Returns:
+        List of floats.
+    """
+    ratio = rates[1] / rates[0]
+    shares = [step / (count // 2 + 1) for step in range(1, count // 2 + 1)]
+    factors = [ratio ** (sign * share) for share in shares for sign in (-1, 1)]
+    return [float(f"{best * factor:.3g}") for factor in factors]
+
+
+def contenders(standings, margin):
+    """The methods within `margin` of the best one in validation accuracy.
+
+    The test split has no say in who gets more seeds.
+
+    Returns:
+        List of `Standing`s; empty if the best one is ahead of all others. The dense
+        network competes with nobody, but is measured along with them.
+    """
+    means = {
+        s.entrant.name: s.mean("accuracy_val")
+        for s in standings
+        if s.entrant.base != DENSE
+    }
+    close = {
+        name for name, mean in means.items() if mean >= max(means.values()) - margin
+    }
+    if len(close) < 2:
+        return []
+    return [s for s in standings if s.entrant.name in close or s.entrant.base == DENSE]
+
+
+def _run_finals(config, cell, standings, seed, execute):
+    for standing in standings:
+        best = standing.best
+        run = config.run("final", cell, standing.entrant, best.rate, best.value, seed)
+        standing.lines[seed] = execute(run)

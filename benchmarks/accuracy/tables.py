@@ -1,0 +1,123 @@
+"""Markdown tables of finished cells."""
+
+import statistics
+
+from benchmarks.accuracy.config import DENSE
+from benchmarks.accuracy.statistics import to_best_rival
+from benchmarks.record import markdown_table
+
+HEADER = [
+    "method",
+    "test",
+    "seeds",
+    "sparsity",
+    "validation",
+    "before freeze",
+    "after freeze",
+    "minus best rival [95 %]",
+    "rate",
+    "knob",
+    "not bracketed",
+]
+NOTES = """\
+Accuracies in percent, mean ± standard deviation over seeds; `sparsity`: the lowest of
+any seed. `before freeze` and `after freeze`: validation accuracy at the end of the
+search, with soft and with hard masks. The best rival is the method of another family
+with the highest mean test accuracy; differences are paired by seed, with intervals of
+Student's t. `not bracketed`: the best rate or knob was the smallest or the largest that
+was tried. \\* in the overview: the interval does not contain 0.
+"""
+
+
+def document(title, results, missing):
+    """All tables.
+
+    Args:
+        title: String.
+        results: List of `Result`.
+        missing: List of the `Cell`s that are not finished.
+
+    Returns:
+        String in Markdown.
+    """
+    parts = [f"# {title}\n", NOTES]
+    if results:
+        parts += ["## Overview\n", overview(results)]
+    for result in results:
+        parts += [f"## {result.cell}\n", cell_table(result)]
+    if missing:
+        parts += ["## Not finished\n", "".join(f"- {cell}\n" for cell in missing)]
+    return "\n".join(parts)
+
+
+def overview(results):
+    """One row for each cell, one column for each method: mean test accuracy.
+
+    The best method is bold.
+    """
+    names = list(
+        dict.fromkeys(s.entrant.name for result in results for s in result.standings)
+    )
+    return markdown_table(["cell", *names], [_overview_row(r, names) for r in results])
+
+
+def _overview_row(result, names):
+    means = {s.entrant.name: s.mean() for s in result.standings}
+    pruned = [s for s in result.standings if s.entrant.base != DENSE]
+    best = max((s.entrant.name for s in pruned), key=means.get, default=None)
+    shown = {name: f"{100 * mean:.2f}" for name, mean in means.items()}
+    for standing in pruned:
+        difference = to_best_rival(standing, result.standings)
+        if difference and not difference.low <= 0 <= difference.high:
+            shown[standing.entrant.name] += "\\*"
+    if best:
+        shown[best] = f"**{shown[best]}**"
+    return [str(result.cell), *(shown.get(name, "-") for name in names)]
+
+
+def cell_table(result):
+    """One row for each method, the best first."""
+    standings = sorted(result.standings, key=lambda s: -s.mean())
+    return markdown_table(HEADER, [_row(s, result.standings) for s in standings])
+
+
+def _row(standing, standings):
+    lines = standing.lines.values()
+    difference = to_best_rival(standing, standings)
+    best, knob = standing.best, standing.entrant.knob
+    shown = "-"
+    if difference:
+        numbers = (difference.mean, difference.low, difference.high)
+        mean, low, high = (f"{100 * number:+.2f}" for number in numbers)
+        shown = f"{difference.rival} {mean} [{low}, {high}]"
+    return [
+        standing.entrant.name,
+        _spread([line["accuracy_test"] for line in lines]),
+        len(lines),
+        _least([line["sparsity"] for line in lines if "sparsity" in line]),
+        *(
+            _spread([line[key] for line in lines if key in line])
+            for key in (
+                "accuracy_val",
+                "accuracy_before_freeze",
+                "accuracy_after_freeze",
+            )
+        ),
+        shown,
+        f"{best.rate:g}",
+        f"{knob} {best.value:g}" if knob else "-",
+        ", ".join(standing.at_edge()) or "-",
+    ]
+
+
+def _least(sparsities):
+    """The lowest sparsity of any seed, in percent."""
+    return f"{100 * min(sparsities):.2f}" if sparsities else "-"
+
+
+def _spread(values):
+    """Mean and standard deviation in percent."""
+    if not values:
+        return "-"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.mean(values):.2f} ± {100 * deviation:.2f}"

@@ -1,0 +1,218 @@
+"""Does a run: from a dense checkpoint to a pruned network and its accuracies."""
+
+import gc
+import hashlib
+import json
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import smart_tf
+from benchmarks.accuracy.config import make_method, make_structure
+from benchmarks.record import commit, provenance
+from examples import networks, training
+from examples.clutter import cluttered
+from examples.datasets import load_fashion_mnist
+
+
+def load_data(name, source, images):
+    """The `Dataset` that a table of the configuration describes.
+
+    Args:
+        name: String, as the tables call it.
+        source: `"fashion_mnist"` or `"cluttered_fashion_mnist"`.
+        images: Integer, how many to train on.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    data = load_fashion_mnist(limit=images)
+    if source.startswith("cluttered_"):
+        data = cluttered(data)
+    if data.name != source or len(data.x_train) != images:
+        raise ValueError(
+            f"Data '{name}' must be {images} training images of {source}. "
+            f"Received: {len(data.x_train)} of {data.name}"
+        )
+    return data
+
+
+class Trainer:
+    """A function from a `Run` to a dict of what came out.
+
+    Args:
+        folder: `pathlib.Path` of the dense checkpoints.
+        load: Function from the entries of `Run.data` to a `Dataset`.
+    """
+
+    def __init__(self, folder, load=load_data):
+        self._folder = folder
+        self._load = load
+        self._name, self._data = None, None
+
+    def __call__(self, run):
+        data = self._data_of(run)
+        checkpoint = self._checkpoint(run, data)
+        started = time.time()
+        keras.backend.clear_session()
+        gc.collect()
+        keras.utils.set_random_seed(run.seed)
+        model = build(run.network, data)
+        model.load_weights(checkpoint)
+        model, outcome = (prune if run.pruning else fit_dense)(model, run, data)
+        outcome["accuracy_val"] = accuracy(model, data.x_val, data.y_val)
+        if run.stage == "final":
+            outcome["accuracy_test"] = accuracy(model, data.x_test, data.y_test)
+        versions = provenance("benchmarks.accuracy", run.seed)
+        versions["versions"]["smart_tf"] = smart_tf.__version__
+        return {
+            **outcome,
+            "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12],
+            "seconds": round(time.time() - started, 1),
+            **versions,
+            "commit": commit(),
+        }
+
+    def _data_of(self, run):
+        if self._name != run.data["name"]:
+            self._name, self._data = run.data["name"], self._load(**run.data)
+        return self._data
+
+    def _checkpoint(self, run, data):
+        """The file of the dense network that all runs of a seed start from."""
+        settings = [run.data, run.network, run.training, run.seed]
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        names = (run.data["name"], run.network["name"], str(run.seed), digest)
+        path = self._folder / f"{'-'.join(names)}.weights.h5"
+        if not path.exists():
+            keras.utils.set_random_seed(run.seed)
+            model = build(run.network, data)
+            epochs = run.training["dense_epochs"]
+            _fit(model, run, data, epochs, run.network["dense_rate"], [run.seed, 0])
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name("partial.weights.h5")
+            model.save_weights(partial)
+            partial.replace(path)
+        return path
+
+
+def build(network, data):
+    """The network that a table of the configuration describes, untrained."""
+    options = dict(network)
+    for name in ("name", "dense_rate"):
+        del options[name]
+    return getattr(networks, options.pop("make"))(
+        data.input_shape, data.classes, **options
+    )
+
+
+def fit_dense(model, run, data):
+    """Trains the dense network on, as long as the pruned ones."""
+    _fit(model, run, data, run.training["epochs"], run.rate, [run.seed, 1])
+    return model, {}
+
+
+def prune(model, run, data):
+    """Searches, freezes, fine-tunes and strips.
+
+    Returns:
+        The stripped model, and a dict of what is known of the pruning.
+    """
+    pruned = wrap(model, run)
+    epochs = run.training["epochs"]
+    driver = smart_tf.SmartPruningCallback(
+        search_epochs=epochs * run.training["search_share"]
+    )
+    before, after = AtTheFreeze(driver, data), AtTheFreeze(driver, data)
+    callbacks = [before, driver, after]
+    _fit(pruned, run, data, epochs, run.rate, [run.seed, 1], callbacks)
+    report = smart_tf.report(pruned)
+    return smart_tf.strip_pruning(pruned), {
+        "accuracy_before_freeze": before.accuracy,
+        "accuracy_after_freeze": after.accuracy,
+        "sparsity": report.cut[1] if report.cut else report.sparsity,
+        "layers": {kernel.name: round(kernel.sparsity, 5) for kernel in report.kernels},
+    }
+
+
+def wrap(model, run):
+    """The model prepared for pruning."""
+    return smart_tf.prune(
+        model,
+        sparsity=run.pruning["sparsity"],
+        structure=make_structure(**run.pruning),
+        method=make_method(run.base, run.settings),
+        budget=run.pruning["budget"],
+    )
+
+
+class AtTheFreeze(keras.callbacks.Callback):
+    """Measures the validation accuracy with the update that ends the search.
+
+    In the list of callbacks before the one that freezes the masks, it sees them
+    soft, behind it hard.
+
+    Args:
+        driver: `SmartPruningCallback`.
+        data: `Dataset`.
+    """
+
+    def __init__(self, driver, data):
+        super().__init__()
+        self._driver, self._data = driver, data
+        self._updates = 0
+        self.accuracy = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._updates += 1
+        if self._updates == self._driver.pruner.schedule.end_step:
+            self.accuracy = accuracy(self.model, self._data.x_val, self._data.y_val)
+
+
+def _fit(model, run, data, epochs, rate, order, callbacks=()):
+    """AdamW along a cosine, on batches whose order hangs on `order` only."""
+    size = run.training["batch_size"]
+    steps = len(data.x_train) // size
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps * epochs)
+    model.compile(
+        keras.optimizers.AdamW(schedule),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(
+        batches(data.x_train, data.y_train, epochs, size, order),
+        steps_per_epoch=steps,
+        epochs=epochs,
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
+
+
+def batches(x, y, epochs, size, seed):
+    """`tf.data.Dataset` of all batches of all epochs.
+
+    Keras's own shuffling hangs on how many random operations a model has.
+
+    Args:
+        x: Array of images.
+        y: Array of labels.
+        epochs: Integer. What is left over of an epoch is dropped.
+        size: Integer, images in a batch.
+        seed: Integer or list of integers.
+    """
+    rng = np.random.default_rng(seed)
+    used = len(x) // size * size
+    order = np.stack([rng.permutation(len(x))[:used] for _ in range(epochs)])
+    x, y = tf.constant(x), tf.constant(y)
+    return (
+        tf.data.Dataset.from_tensor_slices(order.reshape(-1, size))
+        .map(lambda index: (tf.gather(x, index), tf.gather(y, index)))
+        .prefetch(2)
+    )
+
+
+def accuracy(model, x, y):
+    """Float: the fraction of images that a model of logits gets right."""
+    return training.accuracy(model.predict(x, batch_size=500, verbose=0), y)
