@@ -274,9 +274,12 @@ def test_layers_that_shall_stay_stay():
     model = network()
     model.get_layer("down").trainable = False
     pruned = smart_tf.prune(model, 0.3, FINE, budget="macs")
+    assert smart_tf.report(pruned).skipped["down/kernel"] == "not trainable"
     stem, inside = widths(smart_tf.shrink(smart_tf.strip_pruning(pruned)))
     assert inside == 12 and stem < 16
-    pruned = smart_tf.prune(network(), 0.3, FINE, filters="down", budget="macs")
+    pruned = smart_tf.prune(network(), 0.3, FINE, filters="down$", budget="macs")
+    reasons = smart_tf.report(pruned).skipped
+    assert reasons["stem/kernel"] == "left out by `filters`"
     stem, inside = widths(smart_tf.shrink(smart_tf.strip_pruning(pruned)))
     assert stem == 16 and inside < 12
 

@@ -19,7 +19,8 @@ def find_groups(model, round_to=1, accepts=None):
     Args:
         model: Built Functional or Sequential model of Keras 3 or tf_keras.
         round_to: Integer >= 1, widths that are cut stay multiples of it.
-        accepts: Optional function from a layer to whether its channels may go.
+        accepts: Optional function from a layer with a kernel to whether its channels
+            may go.
 
     Returns:
         `ChannelGroups`.
@@ -27,12 +28,14 @@ def find_groups(model, round_to=1, accepts=None):
     Raises:
         ValueError: If the model has no graph of layers.
     """
+    accepts = accepts or (lambda layer: True)
     flow = trace(model)
     roots = flow.roots()
-    free = _free(model, flow, roots, accepts or (lambda layer: True))
+    free = _free(model, flow, roots, accepts)
     groups, index = _grouped(flow, roots, free, round_to)
     slices = _slices(flow, index)
-    return ChannelGroups(groups, slices, _reasons(flow, index), flow, index)
+    reasons = _reasons(flow, index, accepts)
+    return ChannelGroups(groups, slices, reasons, flow, index)
 
 
 def _free(model, flow, roots, accepts):
@@ -46,8 +49,9 @@ def _free(model, flow, roots, accepts):
             if maker.is_live and getattr(variable, "trainable", True):
                 made[roots[ids]] = True
     for maker in flow.makers:
+        chosen = maker.is_norm or accepts(maker.layer)  # norms follow their kernels
         for _, _, ids in maker.weights:
-            if not (maker.layer.trainable and accepts(maker.layer)):
+            if not (maker.layer.trainable and chosen):
                 made[roots[ids]] = False
     made[STAYS] = False
     free = made[roots]
@@ -149,7 +153,7 @@ def _slices(flow, index):
     return slices
 
 
-def _reasons(flow, index):
+def _reasons(flow, index, accepts):
     """Why the channels of a kernel stay."""
     reasons = {}
     for maker in flow.makers:
@@ -157,14 +161,18 @@ def _reasons(flow, index):
         if maker.is_norm or (index[ids] >= 0).any():
             continue
         name = _weight_name(maker.layer, variable)
-        reasons[name] = flow.reason(ids) or _why_not(maker)
+        reasons[name] = flow.reason(ids) or _why_not(maker, accepts)
     return reasons
 
 
-def _why_not(maker):
+def _why_not(maker, accepts):
+    if not maker.layer.trainable:
+        return "not trainable"
+    if not accepts(maker.layer):
+        return "left out by `filters`"
     if not maker.is_live:
         return "what follows makes something else out of its zeros"
-    return "no zeros of its own are enough to remove them"
+    return "zeros in its weights are not enough to remove them"
 
 
 def _weight_name(layer, variable):
