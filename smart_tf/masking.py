@@ -1,10 +1,8 @@
-"""The mask of one kernel, and what a pruning wrapper of either flavour does."""
+"""What a pruning wrapper of either flavour does."""
 
-import dataclasses
 import math
 import warnings
 import weakref
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,202 +18,15 @@ from smart_tf.ranking import (
     SearchState,
 )
 from smart_tf.schedules import TemperatureSchedule, check_schedule
+from smart_tf.weight_masks import ChannelMask, WeightMask
 
 LOGITS = "mask_logits"
 COPY = "channel_logits"
-_STAYS = 1e9  # a logit whose share is 1 whatever the threshold
 
 
 def is_mask_logit(variable):
     """Whether a variable (of either flavour) holds mask logits."""
     return variable.name.split("/")[-1].startswith(LOGITS)
-
-
-@dataclasses.dataclass(eq=False)
-class WeightMask:
-    """The mask of one prunable kernel.
-
-    Attributes:
-        weight: The `prunable.PrunableWeight`.
-        structure: The `structures.Structure` that cuts it into blocks.
-        method: The `methods.Method`.
-        sparsity: Fraction of this kernel's weights that leaves the common budget.
-        max_sparsity: Fraction of this kernel's blocks that may go at most.
-        logits: Trainable variable of the grid's shape, `m` in the paper, or None.
-        mask: Variable of the grid's shape, 1 where a block stays; all ones until
-            the freeze, unless the method sets it before.
-        slots: Dict of variables that the method has asked for.
-        price: What one weight costs in the budget: a number, or an array of the grid's
-            shape.
-        user_constraint: The constraint that the kernel had before.
-    """
-
-    weight: prunable.PrunableWeight
-    structure: structures.Structure
-    method: methods.Method
-    sparsity: float
-    max_sparsity: float
-    logits: Any
-    mask: Any
-    slots: dict
-    price: Any = 1.0
-    user_constraint: Any = None
-
-    channels = None
-    is_kernel = True
-
-    def __post_init__(self):
-        shape = tuple(self.weight.variable.shape)
-        self.counts = self.structure.costs(shape, self.layout)
-        self.costs = self.counts * np.asarray(self.price, np.float64)
-
-    @property
-    def layout(self):
-        return self.weight.layout
-
-    def floor(self):
-        """How many blocks stay at least: never none."""
-        return max(1, math.ceil((1.0 - self.max_sparsity) * self.costs.size - 1e-9))
-
-    def scores(self, reduction="rms"):
-        """Block magnitudes, float64, of the grid's shape."""
-        kernel = self.weight.variable.numpy()
-        return self.structure.scores(kernel, self.layout, reduction)
-
-    def final_scores(self):
-        return self.method.final_scores(self)
-
-    def masked(self, weights, state, shared=None):
-        """The kernel as the layer sees it in this phase.
-
-        After the search no mask gradient is computed, in either branch.
-
-        Args:
-            weights: Kernel tensor.
-            state: `SearchState` of this step.
-            shared: Logits that several kernels share, for the masks that have such.
-        """
-        searching = state.searching
-        hard = tf.convert_to_tensor(self.mask)
-        if self.structure.is_global:
-            # The soft mask of a few blocks costs less than a branch would.
-            soft = self.method.soft_mask(weights, self, state)
-            return self._apply(weights, tf.where(searching, soft, hard), searching)
-
-        def product(mask):
-            mask = tf.cast(mask, weights.dtype)
-            return self.structure.apply(weights, mask, self.layout)
-
-        # Not `_apply`: its own branch in the gradient of a branch would fail.
-        return tf.cond(
-            searching,
-            lambda: product(self.method.soft_mask(weights, self, state)),
-            lambda: product(hard),
-        )
-
-    def _apply(self, weights, mask, mask_gradient):
-        """`weights * mask`, the mask's gradient only where it is wanted (eq. 6)."""
-        mask = tf.cast(mask, weights.dtype)
-        structure, layout = self.structure, self.layout
-
-        @tf.custom_gradient
-        def apply(weights, mask):
-            def gradient(upstream):
-                def sum_over_blocks():
-                    products = self.method.mask_gradient(weights * upstream)
-                    return structure.reduce_sum(products, layout)
-
-                return structure.apply(upstream, mask, layout), tf.cond(
-                    mask_gradient,
-                    sum_over_blocks,
-                    lambda: tf.zeros_like(mask),
-                )
-
-            return structure.apply(weights, mask, layout), gradient
-
-        return apply(weights, mask)
-
-    def expanded(self, mask):
-        """A mask of the grid's shape, spread over the kernel."""
-        shape = tuple(self.weight.variable.shape)
-        return self.structure.expand(mask, shape, self.layout)
-
-    def freeze(self, keep):
-        """Fixes the mask at `keep` (boolean, grid's shape) and zeroes the rest."""
-        self.mask.assign(keep.astype(np.float32))
-        self.fold()
-
-    def fold(self):
-        """Writes the mask's zeros into the kernel."""
-        kernel = self.weight.variable
-        keep = np.asarray(self.expanded(self.mask.numpy())) > 0
-        kernel.assign(np.where(keep, kernel.numpy(), 0))
-
-    def project(self, weights):
-        """The kernel's constraint: what is pruned stays zero whatever the optimizer.
-
-        Momentum and weight decay move pruned weights too. As a constraint this
-        runs inside every optimizer update, so that checkpoints are sparse whoever
-        writes them, and whenever.
-        """
-        weights = tf.convert_to_tensor(weights)
-        if self.user_constraint is not None:
-            weights = tf.convert_to_tensor(self.user_constraint(weights))
-        weights = self.method.constrain(weights, self)
-        return self.structure.apply(
-            weights,
-            tf.cast(tf.convert_to_tensor(self.mask), weights.dtype),
-            self.layout,
-        )
-
-
-@dataclasses.dataclass(eq=False)
-class ChannelMask(WeightMask):
-    """The mask of a weight along which channels of several layers run.
-
-    Its logits are a copy of the shared ones, brought up to date with every training
-    step, so that a saved layer is complete in itself.
-
-    Attributes:
-        channels: int64 array of the grid's shape, which channel each slice is; -1
-            where the slice stays.
-        in_search: Whether the search acts on it, or the freeze alone.
-        is_kernel: Whether its magnitudes tell what a channel is worth.
-    """
-
-    channels: Any = None
-    in_search: bool = True
-    is_kernel: bool = True
-
-    def masked(self, weights, state, shared=None):
-        if not self.in_search:
-            hard = tf.convert_to_tensor(self.mask)
-            return self._apply(weights, hard, tf.constant(False))
-        if self.logits is None:
-            return super().masked(weights, state)
-        if shared is None:
-            return self._with(self.logits).masked(weights, state)
-        logits = tf.gather(shared, np.maximum(self.channels, 0))
-        self.logits.assign(logits)
-        return self._with(logits).masked(weights, state)
-
-    def _with(self, logits):
-        """The same mask on these logits, infinite where a slice stays."""
-        logits = tf.where(self.channels < 0, _STAYS, tf.convert_to_tensor(logits))
-        return WeightMask(
-            self.weight,
-            self.structure,
-            self.method,
-            self.sparsity,
-            self.max_sparsity,
-            logits,
-            self.mask,
-            self.slots,
-        )
-
-    def slices(self, keep):
-        """The mask, boolean, when the channels in `keep` (boolean) stay."""
-        return np.where(self.channels < 0, True, keep[np.maximum(self.channels, 0)])
 
 
 class MaskedLayer:

@@ -101,7 +101,7 @@ class Method:
 
         Args:
             weights: Kernel tensor.
-            weight_mask: The `smart_tf.masking.WeightMask` of this kernel.
+            weight_mask: The `smart_tf.weight_masks.WeightMask` of this kernel.
             state: `smart_tf.ranking.SearchState` of this step.
 
         Returns:
