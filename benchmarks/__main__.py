@@ -6,7 +6,9 @@ Those that train networks to the end, `accuracy` and `shrink`, are run by themse
 import subprocess
 import sys
 
-BENCHMARKS = ("soft_topk", "step_overhead", "applications", "export")
+BENCHMARKS = (
+    *("soft_topk", "step_overhead", "applications", "applications_shrink", "export"),
+)
 
 
 def main():
