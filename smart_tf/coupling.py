@@ -57,8 +57,8 @@ class Coupling:
             shares: float32 tensor `(channels,)`, the last soft masks.
 
         Returns:
-            Tuple `(costs, budget)`: a float32 tensor `(channels,)` with mean 1 and a
-            float32 scalar tensor inside (0, sum(costs)).
+            Tuple `(budget, costs)`: a float32 scalar tensor inside (0, sum(costs)),
+            and a float32 tensor `(channels,)`.
         """
         matrix, vector, constant = self.costs.quadratic()
         unit = self.costs.total() / self.size
@@ -71,7 +71,7 @@ class Coupling:
         costs = tf.gather(tf.maximum(slopes, 1e-6), group_of)
         total = tf.reduce_sum(costs)
         budget = tf.reduce_sum(slopes * kept) + self.budget / unit - spent
-        return costs, tf.clip_by_value(budget, 1e-3 * total, 0.999 * total)
+        return tf.clip_by_value(budget, 1e-3 * total, 0.999 * total), costs
 
     def select(self, scores, share=1.0):
         """Boolean array `(channels,)`: what stays, exactly within the budget.

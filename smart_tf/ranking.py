@@ -99,22 +99,22 @@ class Ranking:
         shared.has_penalty = True
 
     def _next_state(self):
-        lead = self.layers[0]
-        last = SearchState.unpack(lead.search_state)
+        first = self.layers[0]
+        last = SearchState.unpack(first.search_state)
         # A layer without gradient is not stepped, so the furthest one counts.
         step = tf.reduce_max(
             tf.stack([tf.convert_to_tensor(k.pruning_step) for k in self.layers])
         )
         searching, temperature = False, 1.0
-        if lead.schedule:
-            _, temperature = lead.schedule(step)
+        if first.schedule:
+            _, temperature = first.schedule(step)
             # Past the schedule's end too: the freeze may come some updates late.
-            searching = step >= lead.schedule.begin_step
+            searching = step >= first.schedule.begin_step
         searching = tf.logical_and(searching, last.phase < FROZEN)
         phase = tf.where(
             searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN)
         )
-        if not lead.method.uses_threshold or not (self.ranked or self.lead):
+        if not first.method.uses_threshold or not (self.ranked or self.lead):
             return tf.stack([phase, temperature, *last[2:]])
 
         def solve():
@@ -130,8 +130,8 @@ class Ranking:
         if self.lead is not None:
             logits = self.shared_logits()
             shares = topk.soft_mask(logits, last.a, last.s, last.temperature)
-            problem = self.lead.coupling.linear_problem(tf.stop_gradient(shares))
-            return logits, problem[1], problem[0]
+            coupling = self.lead.coupling
+            return logits, *coupling.linear_problem(tf.stop_gradient(shares))
         logits = [tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in self.ranked]
         costs = self.costs()
         unit = costs.mean()
