@@ -3,7 +3,9 @@
     python -m benchmarks.applications_shrink [--only NAME ...]
 
 Statistics, gammas, betas and biases are random. One JSON line per model; a model that
-has its line already is not run again.
+has its line already is not run again. `sensitivity` is how much the model itself
+changes when its input does by 1e-7: where that is much, float32 proves nothing, and
+`--dtype float64` is needed.
 """
 
 import argparse
@@ -53,12 +55,15 @@ def run(name):
     found = time.time()
     costs = groups.costs("params")
     kept = zero_half(groups, rng)
-    x = rng.normal(scale=50, size=(2, size, size, 3)).astype("float32")
+    x = rng.normal(scale=50, size=(2, size, size, 3)).astype(keras.config.floatx())
     expected = np.asarray(model(x, training=False))
+    noise = 1 + 1e-7 * rng.standard_normal(x.shape)
+    moved = np.asarray(model((x * noise).astype(expected.dtype), training=False))
     before = time.time()
     small = smart_tf.shrink(model)
     after = time.time()
-    difference = np.abs(np.asarray(small(x, training=False)) - expected).max()
+    got = np.asarray(small(x, training=False))
+    scale = np.abs(expected).max()
     return {
         "model": name,
         "groups": len(groups),
@@ -66,7 +71,9 @@ def run(name):
         "parameters": model.count_params(),
         "parameters_left": small.count_params(),
         "parameters_predicted": round(costs.total(kept)),
-        "relative_difference": float(difference / np.abs(expected).max()),
+        "dtype": expected.dtype.name,
+        "relative_difference": float(np.abs(got - expected).max() / scale),
+        "sensitivity": float(np.abs(moved - expected).max() / scale),
         "seconds_find": round(found - started, 1),
         "seconds_shrink": round(after - before, 1),
     }
@@ -115,20 +122,27 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="names of models")
     parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--dtype", default="float32", help="float32 or float64")
     args = parser.parse_args()
+    keras.config.set_floatx(args.dtype)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     lines = args.output.read_text().splitlines() if args.output.exists() else []
-    rows = {row["model"]: row for row in map(json.loads, lines)}
+    rows = {key(row): row for row in map(json.loads, lines)}
     for name in args.only or names():
-        if name not in rows:
+        if (name, args.dtype) not in rows:
             where = provenance("benchmarks.applications_shrink", 0)
-            rows[name] = {**run(name), **where, "commit": commit()}
+            row = {**run(name), **where, "commit": commit()}
+            rows[key(row)] = row
             with args.output.open("a") as file:
-                file.write(json.dumps(rows[name]) + "\n")
-            print(rows[name], flush=True)
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
             keras.backend.clear_session()
             gc.collect()
     show(rows.values())
+
+
+def key(row):
+    return row["model"], row.get("dtype", "float32")
 
 
 def show(rows):
@@ -145,7 +159,7 @@ def show(rows):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         table.add_row(
-            row["model"],
+            " ".join(key(row)),
             f"{row['groups']:,}",
             f"{row['parameters']:,}",
             f"{row['parameters_left']:,}",
