@@ -73,15 +73,6 @@ class CutCosts:
         coefficient, one, other = self._columns
         return float(np.sum(coefficient * width[one] * width[other]))
 
-    def slopes(self, kept):
-        """float64 `(groups,)`: what one more channel of each group costs."""
-        width = self.fixed + self.counts @ np.asarray(kept, np.float64)
-        coefficient, one, other = self._columns
-        weight = np.zeros(len(width))
-        np.add.at(weight, one, coefficient * width[other])
-        np.add.at(weight, other, coefficient * width[one])
-        return weight @ self.counts
-
     @functools.cached_property
     def _columns(self):
         terms = np.array(self.terms, np.float64).reshape(-1, 3)

@@ -41,15 +41,6 @@ def test_both_sides_of_a_kernel_shrink():
     assert costs.total([0, 0]) == 0
 
 
-def test_slopes_are_what_one_more_channel_costs():
-    costs = chain()
-    for group in range(2):
-        one_more = np.array([2, 3])
-        one_more[group] += 1
-        slope = costs.total(one_more) - costs.total([2, 3])
-        assert costs.slopes([2, 3])[group] == slope
-
-
 def test_the_quadratic_form_is_the_cost():
     costs = CutCosts(
         (4, 6, 5),
