@@ -60,9 +60,9 @@ def small_plain(input_shape, classes, widths=(16, 32, 64), blocks=2):
 
 
 def small_mobilenet(
-    input_shape, classes, widths=(24, 48, 96), blocks=2, expansion=4, name=None
+    input_shape, classes, widths=(24, 48, 96), blocks=2, expansion=6, name=None
 ):
-    """A network of inverted residuals, as MobileNetV2; about 150,000 weights.
+    """A network of inverted residuals, as MobileNetV2; about 230,000 weights.
 
     Args:
         input_shape: The shape of one image.

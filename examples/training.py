@@ -25,6 +25,9 @@ def fit(model, data, epochs, rate=1e-2, batch_size=128, callbacks=()):
         keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        # On CPUs XLA takes minutes to compile depthwise convolutions and then runs
+        # them many times slower; on the other small networks here it gains nothing.
+        jit_compile=False,
     )
     return model.fit(
         data.x_train,

@@ -179,6 +179,7 @@ def _fit(model, run, data, epochs, rate, order, callbacks=()):
     model.compile(
         keras.optimizers.AdamW(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,  # see examples/training.py
     )
     model.fit(
         batches(data.x_train, data.y_train, epochs, size, order),
