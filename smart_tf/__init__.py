@@ -7,7 +7,15 @@ and a falling temperature makes the masks hard.
 
 import sys
 
-from smart_tf import channels, export, flavours, methods, structures, targets
+from smart_tf import (
+    channels,
+    export,
+    flavours,
+    methods,
+    plots,
+    structures,
+    targets,
+)
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.channels import shrink
 from smart_tf.comparison import Comparison, compare
@@ -44,6 +52,7 @@ __all__ = [
     "flavours",
     "inspect_file",
     "methods",
+    "plots",
     "prune",
     "register_prunable",
     "report",
