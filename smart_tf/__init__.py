@@ -22,6 +22,7 @@ from smart_tf.comparison import Comparison, compare
 from smart_tf.flavours.keras3 import PrunableLayer
 from smart_tf.inspection import FileReport, inspect_file
 from smart_tf.layouts import Layout
+from smart_tf.mask_history import MaskHistory
 from smart_tf.prunable import register_prunable
 from smart_tf.pruner import Pruner
 from smart_tf.pruning import prune, strip_pruning
@@ -41,6 +42,7 @@ __all__ = [
     "Comparison",
     "FileReport",
     "Layout",
+    "MaskHistory",
     "PrunableLayer",
     "Pruner",
     "PruningReport",
