@@ -148,6 +148,13 @@ class Ranking:
 
     # On the host
 
+    def logits_of(self, mask):
+        """Float32 array of the logits behind the mask of a kernel, or None."""
+        shared = self.shared_logits()
+        if mask.channels is None or shared is None:
+            return None if mask.logits is None else mask.logits.numpy()
+        return shared.numpy()[mask.channels[mask.channels >= 0]]
+
     def costs(self):
         """Float64 `[n]`: what each ranked block costs, by default its weights."""
         return np.concatenate([m.costs.ravel() for m in self.ranked])
@@ -317,6 +324,17 @@ class Ranking:
             blocks.append((self._channel_shares(masks), weights))
         values, weights = zip(*blocks, strict=True)
         return np.concatenate(values).astype(np.float64), np.concatenate(weights)
+
+    def gap(self, soft, hard):
+        """Float: mean of `|soft - hard|` over all weights of the kernels.
+
+        Args:
+            soft: List with a mask for each kernel.
+            hard: List with a 0/1 mask for each kernel.
+        """
+        values, weights = self.decisions(soft)
+        kept, _ = self.decisions(hard)
+        return float((weights * np.abs(values - kept)).sum() / weights.sum())
 
     def prune(self, share=1.0):
         """Sets the masks to the hard top-k, and folds the zeros into the kernels.

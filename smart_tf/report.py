@@ -70,6 +70,11 @@ class PruningReport:
         weights = sum(k.weights for k in self.kernels)
         return sum(k.zeros for k in self.kernels) / weights if weights else 0.0
 
+    @property
+    def blocks_kept(self):
+        """String such as `"9 of 36"`; empty where no mask is known."""
+        return _blocks_kept(self.kernels)
+
     def to_dict(self):
         """Plain dict, ready for JSON."""
         kernels = [
@@ -128,8 +133,8 @@ class PruningReport:
     def _numbers(self, kernels):
         weights, zeros = sum(k.weights for k in kernels), sum(k.zeros for k in kernels)
         sparsity = zeros / weights if weights else 0.0
-        blocks = self._blocks(kernels)
-        return [f"{weights:,}", f"{zeros:,}", f"{sparsity:.2%}", blocks]
+        counts = [f"{weights:,}", f"{zeros:,}", f"{sparsity:.2%}"]
+        return [*counts, _blocks_kept(kernels)]
 
     def _captions(self):
         if self.cut:
@@ -149,18 +154,16 @@ class PruningReport:
             for reason, names in reasons.items()
         )
 
-    @staticmethod
-    def _blocks(kernels):
-        known = [k for k in kernels if k.blocks is not None]
-        if not known:
-            return ""
-        kept, blocks = sum(k.blocks_kept for k in known), sum(k.blocks for k in known)
-        return f"{kept:,} of {blocks:,}"
-
     def __str__(self):
         console = Console(file=io.StringIO(), width=110)
         console.print(self.__rich__())
         return console.file.getvalue()
+
+
+def _blocks_kept(kernels):
+    known = [k for k in kernels if k.blocks is not None]
+    kept, blocks = sum(k.blocks_kept for k in known), sum(k.blocks for k in known)
+    return f"{kept:,} of {blocks:,}" if known else ""
 
 
 def report(model):
