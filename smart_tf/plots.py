@@ -5,8 +5,6 @@ and writes it to `path` if there is one; the suffix (`.png`, `.svg`, `.pdf`) dec
 how. No window is opened, and no global state of matplotlib is touched.
 """
 
-import itertools
-
 import numpy as np
 
 from smart_tf.export.optional import require
@@ -16,7 +14,7 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#b
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
 
 MARKERS = "osD^vPX"
-_DARK, _PALE = "#222222", "#dddddd"
+_DARK, _GREY, _PALE = "#222222", "#777777", "#dddddd"
 _HEAT = "Blues"
 
 _QUANTITIES = {
@@ -95,6 +93,8 @@ def channel_widths(comparison, path=None):
 def tradeoff(points, x="sparsity", y="accuracy", by=None, reference="dense", path=None):
     """What each method pays for how much: a line for each.
 
+    Marks of the same setting stand beside each other, so that none hides another.
+
     Example:
 
     ```python
@@ -130,20 +130,17 @@ def tradeoff(points, x="sparsity", y="accuracy", by=None, reference="dense", pat
         _QUANTITIES.get(key, (1, key)) for key in (x, y)
     )
     figure, axes = _axes(7, 4.5)
-    styles = map(_style, itertools.count())
+    rivals = [method for method in curves if method != reference]
     for method, settings in curves.items():
         runs = [np.array(setting) * (x_scale, y_scale) for setting in settings]
-        means = np.array([run.mean(0) for run in runs])
-        deviations = np.array([run.std(0, ddof=min(1, len(run) - 1)) for run in runs])
-        order = np.argsort(means[:, 0])
-        (across, up), (x_bar, y_bar) = means[order].T, deviations[order].T
-        if method == reference and len(runs) == 1:
-            axes.axhline(up[0], color="#777777", linestyle="--", label=method)
+        if method not in rivals:
+            _draw_reference(axes, method, runs)
             continue
-        style = next(styles) if method != reference else _REFERENCE_STYLE
-        bars = {"xerr": x_bar if x_bar.any() else None, "yerr": y_bar}
-        bars = bars if y_bar.any() or x_bar.any() else {}
-        axes.errorbar(across, up, label=method, capsize=2.5, **bars, **style)
+        index = rivals.index(method)
+        style = _style(index)
+        if by in (None, x):  # marks of the same setting stand side by side
+            style["transform"] = _shifted(axes, 4 * (index - (len(rivals) - 1) / 2))
+        _draw_runs(axes, method, runs, style)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color=_PALE, linewidth=0.6)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
@@ -377,6 +374,35 @@ def _panels(shape, count):
     return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
+def _draw_runs(axes, method, runs, style):
+    """A curve with a mark for each array `(seeds, 2)`, and bars where seeds differ."""
+    means = np.array([run.mean(0) for run in runs])
+    deviations = np.array([run.std(0, ddof=min(1, len(run) - 1)) for run in runs])
+    order = np.argsort(means[:, 0])
+    (x, y), (x_bar, y_bar) = means[order].T, deviations[order].T
+    bars = {"xerr": x_bar if x_bar.any() else None, "yerr": y_bar}
+    bars = bars if y_bar.any() or x_bar.any() else {}
+    axes.errorbar(x, y, label=method, capsize=2.5, **bars, **style)
+    for sign in (-1, 1):  # matplotlib leaves shifted marks out of the limits
+        axes.update_datalim(np.transpose([x + sign * x_bar, y + sign * y_bar]))
+    axes.autoscale_view()
+
+
+def _draw_reference(axes, method, runs):
+    if len(runs) > 1:
+        style = {"color": _GREY, "marker": ".", "linestyle": "--"}
+        _draw_runs(axes, method, runs, style)
+        return
+    axes.axhline(runs[0].mean(0)[1], color=_GREY, linestyle="--", label=method)
+
+
+def _shifted(axes, points):
+    """The axes' transformation, moved to the right by so many points of a print."""
+    transforms = require("matplotlib.transforms", "plots")
+    shift = transforms.ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+    return axes.transData + shift
+
+
 def _draw_mask(panel, mask):
     image = panel.imshow(
         tile(mask).astype(np.float32), cmap=_HEAT, vmin=0, vmax=1, aspect="auto"
@@ -424,9 +450,6 @@ def _style(index):
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
     }
-
-
-_REFERENCE_STYLE = {"color": "#777777", "marker": ".", "linestyle": "--"}
 
 
 def _finished(figure, path):

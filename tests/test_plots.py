@@ -88,6 +88,15 @@ def test_seeds_become_a_mean_with_their_standard_deviation():
     assert axes.get_xlabel() == "weights that are zero, %"
 
 
+@pytest.mark.parametrize("x", ["sparsity", "bytes"])
+def test_all_marks_are_inside_of_the_picture(x):
+    axes = plots.tradeoff(POINTS, x=x).axes[0]
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    for container in axes.containers:
+        for across, up in container[0].get_xydata():
+            assert left < across < right and low < up < high
+
+
 def test_one_dense_model_is_a_line_across():
     axes = plots.tradeoff(POINTS).axes[0]
     across = [line for line in axes.lines if line.get_label() == "dense"]
