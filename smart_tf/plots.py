@@ -219,7 +219,9 @@ def mask_histogram(history, layer=None, path=None):
     norm = require("matplotlib.colors", "plots").LogNorm(vmin=1e-3, vmax=1)
     heat = upper.pcolormesh(edges, levels, np.transpose(shares), norm=norm, cmap=_HEAT)
     figure.colorbar(heat, ax=upper, label="share of the blocks")
-    upper.set(ylabel="mask", title=names[0] if layer else None)
+    upper.set(ylabel="mask")
+    if layer:
+        figure.suptitle(names[0], fontsize=10)
     warm = [index for index, phase in enumerate(history.phases) if phase != "frozen"]
     lower.semilogy(
         [history.updates[index] for index in warm],
