@@ -7,13 +7,22 @@ and a falling temperature makes the masks hard.
 
 import sys
 
-from smart_tf import channels, export, flavours, methods, structures, targets
+from smart_tf import (
+    channels,
+    export,
+    flavours,
+    methods,
+    plots,
+    structures,
+    targets,
+)
 from smart_tf.callbacks import SmartPruningCallback
 from smart_tf.channels import shrink
 from smart_tf.comparison import Comparison, compare
 from smart_tf.flavours.keras3 import PrunableLayer
 from smart_tf.inspection import FileReport, inspect_file
 from smart_tf.layouts import Layout
+from smart_tf.mask_history import MaskHistory
 from smart_tf.prunable import register_prunable
 from smart_tf.pruner import Pruner
 from smart_tf.pruning import prune, strip_pruning
@@ -33,6 +42,7 @@ __all__ = [
     "Comparison",
     "FileReport",
     "Layout",
+    "MaskHistory",
     "PrunableLayer",
     "Pruner",
     "PruningReport",
@@ -44,6 +54,7 @@ __all__ = [
     "flavours",
     "inspect_file",
     "methods",
+    "plots",
     "prune",
     "register_prunable",
     "report",

@@ -1,13 +1,18 @@
 """`SmartPruningCallback`: the three phases inside one `fit`."""
 
+import importlib.util
+import os
 import warnings
 
 import keras
+from rich.console import Console
 
 from smart_tf.optimizer import set_optimizer
 from smart_tf.pruner import Pruner
 from smart_tf.ranking import DENSE
+from smart_tf.report import report
 from smart_tf.schedules import TemperatureSchedule, check_schedule
+from smart_tf.summaries import MaskSummaries, freeze_summary
 
 
 class SmartPruningCallback(keras.callbacks.Callback):
@@ -17,8 +22,10 @@ class SmartPruningCallback(keras.callbacks.Callback):
     optimizer is put inside a `PruningOptimizer`, which gives the mask logits an
     optimizer of their own.
 
-    `fit`'s logs get `temperature` and `sparsity` (of the hard masks) with every
-    epoch.
+    With every epoch `fit`'s logs get `temperature`, `sparsity`, `soft_sparsity`,
+    `mask_gap` and `mask_flips` (since the last epoch); `Pruner.metrics` says what they
+    are. The progress bar and `History` show them wherever this callback is in the
+    list; `CSVLogger`, `TensorBoard` and others that write logs come after it.
 
     Example:
 
@@ -37,10 +44,17 @@ class SmartPruningCallback(keras.callbacks.Callback):
             model's optimizer without weight decay, or an optimizer.
         initial_temperature: Float; default: the method's.
         final_temperature: Float; default: the method's.
+        log_dir: Path of TensorBoard's folder, or None. Once per epoch its run
+            `pruning` gets sparsity, masks, logits and a map of the mask of every
+            kernel; see `smart_tf.summaries.MaskSummaries`.
+        verbose: Whether to print a few facts after the epoch in which the masks
+            freeze. Default: where `fit` prints.
 
     Raises:
         ValueError: If arguments contradict each other or are out of range; in `fit`,
             before the first step, if the run is too short for the schedule.
+        TypeError: If `log_dir` is not a path.
+        ImportError: If there is a `log_dir` and no `tensorboard`.
     """
 
     # What `tf_keras` asks its callbacks.
@@ -54,6 +68,8 @@ class SmartPruningCallback(keras.callbacks.Callback):
         mask_optimizer=None,
         initial_temperature=None,
         final_temperature=None,
+        log_dir=None,
+        verbose=None,
     ):
         super().__init__()
         check_schedule(schedule)
@@ -76,7 +92,12 @@ class SmartPruningCallback(keras.callbacks.Callback):
         self.mask_optimizer = mask_optimizer
         self.initial_temperature = initial_temperature
         self.final_temperature = final_temperature
+        _check_log_dir(log_dir)
+        self.log_dir = log_dir
+        self.verbose = verbose
         self.pruner = None
+        self._summaries = None
+        self._has_news = False
 
     def set_model(self, model):
         super().set_model(model)
@@ -95,32 +116,53 @@ class SmartPruningCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.pruner = None
+        self._summaries = None
+        self._has_news = False
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._tell()
         self._batches_done = 0
         if self.pruner is None:  # restored state and first epoch are known by now
             self._start(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.pruner.step(batch + 1 - self._batches_done)
+        self._has_news |= self.pruner.step(batch + 1 - self._batches_done)
         self._batches_done = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
+        metrics = self.pruner.metrics()
         if logs is not None:
-            logs.update(self.pruner.metrics())
+            logs.update(metrics)
+        if self._summaries is not None:
+            self._summaries.write(self.pruner.ranking, metrics, epoch)
 
     def on_train_end(self, logs=None):
         self.pruner.finish()
+        self._tell()
+        if self._summaries is not None:
+            self._summaries.close()
         if not self.pruner.is_frozen:
-            schedule, phase = self.pruner.schedule, self.pruner.phase
-            when = "before" if phase == DENSE else "in the middle of"
-            warnings.warn(
-                f"Training ended {when} the search, at update "
-                f"{self.pruner.ranking.step} of {schedule.begin_step} to "
-                f"{schedule.end_step}: no mask is hard yet. Train on, or "
-                "`strip_pruning` will cut them hard without fine-tuning.",
-                stacklevel=2,
-            )
+            self._warn_of_soft_masks()
+
+    def _tell(self):
+        """Prints what the freeze has done, where no progress bar is being drawn."""
+        verbose = self.params.get("verbose") if self.verbose is None else self.verbose
+        if self._has_news and verbose:
+            pruner = self.pruner
+            facts = report(self.model), pruner.frozen_after, pruner.gap_at_freeze
+            Console().print(freeze_summary(*facts))
+        self._has_news = False
+
+    def _warn_of_soft_masks(self):
+        schedule, phase = self.pruner.schedule, self.pruner.phase
+        when = "before" if phase == DENSE else "in the middle of"
+        warnings.warn(
+            f"Training ended {when} the search, at update "
+            f"{self.pruner.ranking.step} of {schedule.begin_step} to "
+            f"{schedule.end_step}: no mask is hard yet. Train on, or "
+            "`strip_pruning` will cut them hard without fine-tuning.",
+            stacklevel=3,
+        )
 
     def _start(self, epoch):
         """Resolves the schedule now that the run's length and state are known."""
@@ -144,7 +186,10 @@ class SmartPruningCallback(keras.callbacks.Callback):
         pruner.schedule = schedule
         pruner.optimizer = self.model.optimizer
         pruner.start()
+        pruner.metrics()  # the flips of the first epoch count from here
         self.pruner = pruner
+        if self.log_dir is not None:
+            self._summaries = MaskSummaries(self.log_dir)
 
     def _resolve_schedule(self, pruner, steps, epochs):
         layer = pruner.layers[0]
@@ -187,3 +232,18 @@ class SmartPruningCallback(keras.callbacks.Callback):
 
     def _implements_predict_batch_hooks(self):
         return False
+
+
+def _check_log_dir(log_dir):
+    if log_dir is None:
+        return
+    if not isinstance(log_dir, (str, os.PathLike)):
+        raise TypeError(
+            "Argument `log_dir` must be the path of a folder, or None. "
+            f"Received: {log_dir=} (of type {type(log_dir).__name__})"
+        )
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "Argument `log_dir` needs the package `tensorboard`, which is not "
+            f"installed: pip install tensorboard. Received: {log_dir=}"
+        )

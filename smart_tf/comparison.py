@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.table import Table
 
-from smart_tf import export, prunable
+from smart_tf import export, plots, prunable
 from smart_tf.channels import find_groups
 from smart_tf.rewrite import parts
 
@@ -48,23 +48,7 @@ class Comparison:
         Returns:
             `matplotlib.figure.Figure`.
         """
-        from matplotlib.figure import Figure
-
-        height = max(2.5, 0.28 * len(self.widths) + 1.2)
-        figure = Figure(figsize=(7, height), layout="constrained")
-        axes = figure.add_subplot()
-        names = list(self.widths)
-        before, after = zip(*self.widths.values(), strict=True)
-        axes.barh(names, before, color="#dddddd", label="before")
-        axes.barh(names, after, color="#4477aa", height=0.55, label="after")
-        axes.set(xlabel="output channels")
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", labelsize=8)
-        axes.legend(frameon=False, fontsize=8)
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+        return plots.channel_widths(self, path)
 
     def __rich__(self):
         return Group(self._totals(), self._widths())

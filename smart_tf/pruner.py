@@ -1,5 +1,7 @@
 """Drives the phases of algorithm 1, in `fit` or in a loop of the user's own."""
 
+import numpy as np
+
 from smart_tf import flavours
 from smart_tf.optimizer import (
     around,
@@ -8,7 +10,7 @@ from smart_tf.optimizer import (
     peak_learning_rate,
     transfer,
 )
-from smart_tf.ranking import DENSE, FROZEN, NOT_STARTED, Ranking
+from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
 from smart_tf.schedules import check_schedule
 
 
@@ -73,6 +75,9 @@ class Pruner:
         self._starts_without_logits = False
         self._due = 0
         self._is_over = False
+        self._decided = None
+        self.frozen_after = None
+        self.gap_at_freeze = None
 
     @property
     def phase(self):
@@ -89,6 +94,7 @@ class Pruner:
         Raises:
             ValueError: If there is no schedule.
         """
+        self._decided = None
         if self.schedule is None:
             raise ValueError(
                 "Argument `schedule` must be a `TemperatureSchedule`: the model has "
@@ -110,17 +116,21 @@ class Pruner:
 
         Args:
             updates: Integer, how many updates there were since the last call.
+
+        Returns:
+            Whether this call froze the masks. `frozen_after` is the number of updates
+            by then, and `gap_at_freeze` the `mask_gap` just before.
         """
         self._updates_at_most += updates
-        self._advance()
+        return self._advance()
 
     def _advance(self):
         # Reading a variable would wait for the device, so only near a milestone.
         if self._is_over or self._updates_at_most < self._due:
-            return
+            return False
         self._is_over = self.is_frozen
         if self._is_over:
-            return
+            return False
         self._updates_at_most = step = self.ranking.step
         begin, end = self.schedule.begin_step, self.schedule.end_step
         if self._starts_without_logits and step >= begin:
@@ -129,10 +139,17 @@ class Pruner:
         next_update = self.ranking.update(self.schedule)
         self._due = begin if self._starts_without_logits else next_update
         if step >= end:
-            self.ranking.freeze()
-            optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-            if isinstance(optimizer, self.flavour.PruningOptimizer):
-                optimizer.stop_logits()
+            self._freeze(step)
+        return step >= end
+
+    def _freeze(self, step):
+        soft = self.ranking.soft_masks()
+        self.ranking.freeze()
+        self.frozen_after = step
+        self.gap_at_freeze = self.ranking.gap(soft, self.ranking.current_masks())
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if isinstance(optimizer, self.flavour.PruningOptimizer):
+            optimizer.stop_logits()
 
     def wrap_optimizer(self, optimizer, mask_optimizer=None):
         """An optimizer that trains the logits apart from the weights.
@@ -220,9 +237,32 @@ class Pruner:
                 mask.fold()
 
     def metrics(self):
-        """Dict of floats for a training log: temperature, and how sparse."""
-        state = self.layers[0].search_state.numpy()
-        logs = {"sparsity": self.ranking.sparsity()}
-        if self.phase != DENSE:
-            logs["temperature"] = float(state[1])
-        return logs
+        """How far the search is, for a training log: the same keys in every phase.
+
+        Two kinds of masks are compared: the soft ones, which the network runs with
+        (1 before the search), and the hard ones, which the freeze would make now.
+        Takes a pass over all masks, so call it once in a while.
+
+        Returns:
+            Dict of floats:
+
+            - `temperature`: of the last update; its first value before the search.
+            - `sparsity`: fraction of the budget that the hard masks drop.
+            - `soft_sparsity`: fraction of the budget that the soft masks drop.
+            - `mask_gap`: mean of `|soft - hard|` over the weights, which is how much
+              the freeze would change; 0 from the freeze on.
+            - `mask_flips`: fraction of the blocks (and coupled channels) whose hard
+              mask was the opposite at the last call; 0 in the first one.
+        """
+        ranking = self.ranking
+        soft, hard = ranking.soft_masks(), ranking.current_masks()
+        decided = ranking.decisions(hard)[0] > 0.5
+        before = decided if self._decided is None else self._decided
+        self._decided = decided
+        return {
+            "temperature": float(self.layers[0].search_state.numpy()[1]),
+            "sparsity": ranking.sparsity(hard),
+            "soft_sparsity": ranking.sparsity(soft),
+            "mask_gap": ranking.gap(soft, hard),
+            "mask_flips": float(np.mean(decided != before)),
+        }

@@ -16,6 +16,8 @@ from smart_tf import topk
 DENSE, SEARCHING, FROZEN = 0.0, 1.0, 2.0
 """Phases of algorithm 1: pre-training, structure search, fine-tuning."""
 
+PHASES = {DENSE: "dense", SEARCHING: "searching", FROZEN: "frozen"}
+
 NOT_STARTED = -1
 """`pruning_step` before anything drives the wrapper (tfmot's sentinel)."""
 
@@ -146,6 +148,13 @@ class Ranking:
 
     # On the host
 
+    def logits_of(self, mask):
+        """Float32 array of the logits behind the mask of a kernel, or None."""
+        shared = self.shared_logits()
+        if mask.channels is None or shared is None:
+            return None if mask.logits is None else mask.logits.numpy()
+        return shared.numpy()[mask.channels[mask.channels >= 0]]
+
     def costs(self):
         """Float64 `[n]`: what each ranked block costs, by default its weights."""
         return np.concatenate([m.costs.ravel() for m in self.ranked])
@@ -240,26 +249,92 @@ class Ranking:
         return np.sqrt(np.where(count > 0, total / np.maximum(count, 1), mean))
 
     def current_masks(self):
-        """Dict from `id(weight_mask)` to its 0/1 mask: frozen, or as of now."""
+        """List of the 0/1 masks of all kernels: frozen, or as the ranking is now."""
         if self.phase == FROZEN:
-            return {id(m): m.mask.numpy() for m in self.masks}
-        return {id(m): k for m, k in zip(self.masks, self.hard_masks(), strict=True)}
+            return [m.mask.numpy() for m in self.masks]
+        return self.hard_masks()
 
-    def sparsity(self):
+    def soft_masks(self):
+        """List of the masks of all kernels, in [0, 1], that the network runs with now.
+
+        Before the search they are 1, during it they are what the method makes of the
+        logits at the last training step's temperature and threshold, and then 0 or 1.
+        A kernel in front of a normalisation, which is masked behind it, is shown with
+        the masks of its channels.
+        """
+        if self.phase == DENSE:
+            return [np.ones(m.mask.shape, np.float32) for m in self.masks]
+        if self.phase == FROZEN:
+            return self.current_masks()
+        state = SearchState.unpack(self.layers[0].search_state)
+        masks = [m.soft(state) for m in self.masks]
+        if self.lead is None:
+            return masks
+        shares = self._channel_shares(masks).astype(np.float32)
+        return [
+            mask if m.channels is None else m.slices(shares)
+            for m, mask in zip(self.masks, masks, strict=True)
+        ]
+
+    def _channel_shares(self, masks):
+        """float64 `(channels,)`: how much of each stays, in the least of its slices."""
+        shares = np.ones(self.lead.coupling.size)
+        for mask, values in zip(self.masks, masks, strict=True):
+            if mask.channels is not None:
+                made = mask.channels >= 0
+                np.minimum.at(shares, mask.channels[made], values[made])
+        return shares
+
+    def sparsity(self, masks=None):
         """Float: fraction of the budget's total that the masks drop.
 
         By default in weights of the wrapped kernels; for channels of several layers,
         of what the model costs when it is cut.
+
+        Args:
+            masks: List with a mask, hard or soft, for each kernel. Default: the hard
+                ones as of now.
         """
-        keep = self.current_masks()
+        masks = self.current_masks() if masks is None else masks
         if self.lead is not None:
-            kept = np.ones(self.lead.coupling.size, bool)
-            for mask in self.coupled:
-                cut = mask.channels[~(keep[id(mask)] > 0)]
-                kept[cut] = False
-            return self.lead.coupling.sparsity(kept)
-        total = sum(m.costs.sum() for m in self.masks)
-        return float(1 - sum((m.costs * keep[id(m)]).sum() for m in self.masks) / total)
+            return self.lead.coupling.sparsity(self._channel_shares(masks))
+        pairs = list(zip(self.masks, masks, strict=True))
+        total = sum(m.costs.sum() for m, _ in pairs)
+        return float(1 - sum((m.costs * mask).sum() for m, mask in pairs) / total)
+
+    def decisions(self, masks):
+        """What is decided: the blocks, and channels of several layers once each.
+
+        Args:
+            masks: List with a mask for each kernel.
+
+        Returns:
+            Tuple of float64 arrays `(n,)`: the mask of each block or channel, and how
+            many weights of kernels it stands for.
+        """
+        pairs = zip(self.masks, masks, strict=True)
+        blocks = [
+            (mask.ravel(), m.counts.ravel()) for m, mask in pairs if m.channels is None
+        ]
+        if self.lead is not None:
+            weights = np.zeros(self.lead.coupling.size)
+            for m in (m for m in self.coupled if m.is_kernel):
+                made = m.channels >= 0
+                np.add.at(weights, m.channels[made], m.counts[made])
+            blocks.append((self._channel_shares(masks), weights))
+        values, weights = zip(*blocks, strict=True)
+        return np.concatenate(values).astype(np.float64), np.concatenate(weights)
+
+    def gap(self, soft, hard):
+        """Float: mean of `|soft - hard|` over all weights of the kernels.
+
+        Args:
+            soft: List with a mask for each kernel.
+            hard: List with a 0/1 mask for each kernel.
+        """
+        values, weights = self.decisions(soft)
+        kept, _ = self.decisions(hard)
+        return float((weights * np.abs(values - kept)).sum() / weights.sum())
 
     def prune(self, share=1.0):
         """Sets the masks to the hard top-k, and folds the zeros into the kernels.
@@ -299,6 +374,17 @@ class Ranking:
         for layer in self.layers:
             state = SearchState(*layer.search_state.numpy())._replace(**changes)
             layer.search_state.assign(np.array(state, np.float32))
+
+
+def joined(layers):
+    """The `Ranking` that the wrappers are in already, or else a new one.
+
+    Whoever looks on while a model is trained leaves its ranking as it is.
+    """
+    ranking = layers[0].ranking
+    if ranking is not None and list(map(id, ranking.layers)) == list(map(id, layers)):
+        return ranking
+    return Ranking(layers)
 
 
 class _Shared:

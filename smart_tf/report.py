@@ -7,12 +7,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from smart_tf import flavours, prunable
+from smart_tf import flavours, plots, prunable
 from smart_tf.pruning import why_left_alone
-from smart_tf.ranking import DENSE, FROZEN, SEARCHING, Ranking
+from smart_tf.ranking import PHASES, Ranking
 from smart_tf.rewrite import parts
 
-_PHASES = {DENSE: "dense", SEARCHING: "searching", FROZEN: "frozen"}
+_NUMBERS = ["weights", "zeros", "sparsity", "blocks kept"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,11 @@ class PruningReport:
         weights = sum(k.weights for k in self.kernels)
         return sum(k.zeros for k in self.kernels) / weights if weights else 0.0
 
+    @property
+    def blocks_kept(self):
+        """String such as `"9 of 36"`; empty where no mask is known."""
+        return _blocks_kept(self.kernels)
+
     def to_dict(self):
         """Plain dict, ready for JSON."""
         kernels = [
@@ -91,56 +96,45 @@ class PruningReport:
         Returns:
             `matplotlib.figure.Figure`.
         """
-        from matplotlib.figure import Figure
+        return plots.sparsity_by_layer(self, path)
 
-        height = max(2.5, 0.28 * len(self.kernels) + 1.2)
-        figure = Figure(figsize=(7, height), layout="constrained")
-        axes = figure.add_subplot()
-        names = [k.name for k in self.kernels]
-        axes.barh(names, [100 * k.sparsity for k in self.kernels], color="#4477aa")
-        axes.axvline(100 * self.sparsity, color="#222222", linewidth=1, linestyle="--")
-        axes.text(
-            100 * self.sparsity,
-            -0.9,
-            f"all {self.sparsity:.1%}",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
-        axes.set(xlim=(0, 100), xlabel="weights that are zero, %")
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", labelsize=8)
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+    def to_markdown(self):
+        """The table in GitHub's Markdown, as a string."""
+        head, foot, rows = self._cells()
+        marks = ["---:" if column in _NUMBERS else "---" for column in head]
+        lines = [head, marks, *rows, [f"**{cell}**" if cell else "" for cell in foot]]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n\n".join([f"**{self._title()}**", table, *self._captions()]) + "\n"
 
     def __rich__(self):
-        structure = f", {self.structure}" if self.structure else ""
-        table = Table(title=f"{self.model} ({self.phase}{structure})", show_footer=True)
-        total = sum(k.weights for k in self.kernels)
-        zeros = sum(k.zeros for k in self.kernels)
-        columns = [
-            ("kernel", "all prunable kernels", "left"),
-            ("shape", "", "left"),
-            ("weights", f"{total:,}", "right"),
-            ("zeros", f"{zeros:,}", "right"),
-            ("sparsity", f"{self.sparsity:.2%}", "right"),
-            ("blocks kept", self._blocks(self.kernels), "right"),
-        ]
-        for name, footer, justify in columns:
+        head, foot, rows = self._cells()
+        table = Table(title=self._title(), show_footer=True)
+        for name, footer in zip(head, foot, strict=True):
+            justify = "right" if name in _NUMBERS else "left"
             table.add_column(name, footer, justify=justify, overflow="fold")
-        for k in self.kernels:
-            table.add_row(
-                k.name,
-                "x".join(map(str, k.shape)),
-                f"{k.weights:,}",
-                f"{k.zeros:,}",
-                f"{k.sparsity:.2%}",
-                self._blocks([k]),
-            )
+        for row in rows:
+            table.add_row(*row)
         table.caption = "\n".join(self._captions())
         return table
+
+    def _title(self):
+        structure = f", {self.structure}" if self.structure else ""
+        return f"{self.model} ({self.phase}{structure})"
+
+    def _cells(self):
+        """Strings: the head, the foot, and a row for each kernel."""
+        head = ["kernel", "shape", *_NUMBERS]
+        rows = [
+            [k.name, "x".join(map(str, k.shape)), *self._numbers([k])]
+            for k in self.kernels
+        ]
+        return head, ["all prunable kernels", "", *self._numbers(self.kernels)], rows
+
+    def _numbers(self, kernels):
+        weights, zeros = sum(k.weights for k in kernels), sum(k.zeros for k in kernels)
+        sparsity = zeros / weights if weights else 0.0
+        counts = [f"{weights:,}", f"{zeros:,}", f"{sparsity:.2%}"]
+        return [*counts, _blocks_kept(kernels)]
 
     def _captions(self):
         if self.cut:
@@ -160,18 +154,16 @@ class PruningReport:
             for reason, names in reasons.items()
         )
 
-    @staticmethod
-    def _blocks(kernels):
-        known = [k for k in kernels if k.blocks is not None]
-        if not known:
-            return ""
-        kept, blocks = sum(k.blocks_kept for k in known), sum(k.blocks for k in known)
-        return f"{kept:,} of {blocks:,}"
-
     def __str__(self):
         console = Console(file=io.StringIO(), width=110)
         console.print(self.__rich__())
         return console.file.getvalue()
+
+
+def _blocks_kept(kernels):
+    known = [k for k in kernels if k.blocks is not None]
+    kept, blocks = sum(k.blocks_kept for k in known), sum(k.blocks for k in known)
+    return f"{kept:,} of {blocks:,}" if known else ""
 
 
 def report(model):
@@ -195,13 +187,11 @@ def report(model):
         if reason:
             skipped[layer.name] = reason
         if structure is None:
-            kernels += [
-                _plain_kernel(w, layer) for w in prunable.prunable_weights(layer)
-            ]
+            kernels += [_plain_kernel(w) for w in prunable.prunable_weights(layer)]
     phase, cut = "plain", None
     if wrappers:
         ranking = Ranking(wrappers)
-        phase = _PHASES[ranking.phase]
+        phase = PHASES[ranking.phase]
         kernels = _masked_kernels(ranking)
         if ranking.lead is not None:
             coupling = ranking.lead.coupling
@@ -230,10 +220,10 @@ def _skipped(layer, structure):
     )
 
 
-def _plain_kernel(weight, layer):
+def _plain_kernel(weight):
     values = weight.variable.numpy()
     return KernelReport(
-        name=_name(layer, weight),
+        name=kernel_name(weight),
         shape=tuple(values.shape),
         weights=values.size,
         zeros=int(values.size - np.count_nonzero(values)),
@@ -241,26 +231,26 @@ def _plain_kernel(weight, layer):
 
 
 def _masked_kernels(ranking):
-    hard = ranking.current_masks()
     rows = []
-    for layer in ranking.layers:
-        for mask in (m for m in layer.weight_masks if m.is_kernel):
-            keep = np.asarray(hard[id(mask)])
-            weights = int(mask.counts.sum())
-            rows.append(
-                KernelReport(
-                    name=_name(layer.layer, mask.weight),
-                    shape=tuple(mask.weight.variable.shape),
-                    weights=weights,
-                    zeros=weights - int((mask.counts * keep).sum()),
-                    blocks=keep.size,
-                    blocks_kept=int(keep.sum()),
-                )
+    for mask, keep in zip(ranking.masks, ranking.current_masks(), strict=True):
+        if not mask.is_kernel:
+            continue
+        weights = int(mask.counts.sum())
+        rows.append(
+            KernelReport(
+                name=kernel_name(mask.weight),
+                shape=tuple(mask.weight.variable.shape),
+                weights=weights,
+                zeros=weights - int((mask.counts * keep).sum()),
+                blocks=keep.size,
+                blocks_kept=int(keep.sum()),
             )
+        )
     return rows
 
 
-def _name(layer, weight):
+def kernel_name(weight):
+    """The path of the layer that holds a `PrunableWeight`, and the kernel's name."""
     owner = getattr(weight.owner, "path", weight.owner.name)
     name = weight.variable.name.split("/")[-1].split(":")[0]
     return f"{owner}/{name}"

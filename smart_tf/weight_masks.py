@@ -94,6 +94,23 @@ class WeightMask:
             lambda: product(hard),
         )
 
+    def soft(self, state):
+        """The mask that a search at this state applies, on the host.
+
+        Args:
+            state: `SearchState`.
+
+        Returns:
+            Float32 array of the grid's shape.
+        """
+        weights = tf.convert_to_tensor(self.weight.variable)
+        return self.method.soft_mask(weights, self, state).numpy()
+
+    def oihw(self, mask):
+        """A mask of the grid's shape as `(outputs, inputs, height, width)`."""
+        shape = tuple(self.weight.variable.shape)
+        return self.structure.oihw(mask, shape, self.layout)
+
     def _apply(self, weights, mask, mask_gradient):
         """`weights * mask`, the mask's gradient only where it is wanted (eq. 6)."""
         mask = tf.cast(mask, weights.dtype)
@@ -180,6 +197,13 @@ class ChannelMask(WeightMask):
         self.logits.assign(logits)
         return self._with(logits).masked(weights, state)
 
+    def soft(self, state):
+        if not self.in_search:
+            return self.mask.numpy()
+        if self.logits is None:
+            return super().soft(state)
+        return self._with(self.logits).soft(state)
+
     def _with(self, logits):
         """The same mask on these logits, infinite where a slice stays."""
         logits = tf.where(self.channels < 0, _STAYS, tf.convert_to_tensor(logits))
@@ -195,5 +219,6 @@ class ChannelMask(WeightMask):
         )
 
     def slices(self, keep):
-        """The mask, boolean, when the channels in `keep` (boolean) stay."""
-        return np.where(self.channels < 0, True, keep[np.maximum(self.channels, 0)])
+        """The mask when the channels in `keep` (boolean, or shares in [0, 1]) stay."""
+        stays = keep.dtype.type(1)
+        return np.where(self.channels < 0, stays, keep[np.maximum(self.channels, 0)])

@@ -58,6 +58,20 @@ def test_channels_are_removed_and_the_small_model_trains_on(names):
     assert macs[1] <= 0.5 * macs[0]
 
 
+def test_the_search_is_watched(names, tmp_path):
+    import smart_tf
+
+    pruned = smart_tf.prune(names["model"], sparsity=0.5, structure="8x4")
+    pruned.compile("sgd", "sparse_categorical_crossentropy")
+    names |= {"smart_tf": smart_tf, "pruned": pruned}
+    (name,) = [k.name for k in smart_tf.report(pruned).kernels][1:2]
+    code = block("mask_histogram").replace('"dense_1"', repr(name))
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(names["logs"]["mask_gap"]) == len(names["history"].updates) == 20
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"logs", "masks.png", "dense_1.png", "sparsity_by_layer.png"}
+
+
 def test_the_training_loop_reaches_its_sparsity(names):
     import tensorflow as tf
 

@@ -129,3 +129,17 @@ def test_looking_changes_nothing(frozen):
         assert all(
             (a == b.numpy()).all() for a, b in zip(values, variables, strict=True)
         )
+
+
+def test_it_turns_into_a_table_of_markdown(frozen):
+    report = smart_tf.report(frozen)
+    title, head, marks, *rows, foot = [
+        line for line in report.to_markdown().splitlines() if line
+    ]
+    assert title == f"**{report.model} (frozen, 4x4)**"
+    cells = [line.strip("|").split("|") for line in (head, marks, *rows, foot)]
+    assert {len(row) for row in cells} == {6} and len(rows) == 3
+    assert [c.strip() for c in cells[2]][1:3] == ["16x16", "256"]
+    assert set(marks) <= set("|-: ")
+    for number in ("576", "432", "75.00%", "9 of 36"):
+        assert f"**{number}**" in foot

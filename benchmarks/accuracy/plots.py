@@ -1,9 +1,9 @@
 """Pictures of finished cells: accuracy against sparsity, and sparsity by layer."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.accuracy.config import DENSE
+from smart_tf import plots
 
 
 def draw(results, folder):
@@ -42,28 +42,22 @@ def accuracy(results):
     Returns:
         `matplotlib.figure.Figure`; bars are standard deviations over seeds.
     """
-    results = sorted(results, key=lambda result: result.cell.sparsity)
-    curves = {}
-    for result in results:
-        for standing in result.standings:
-            tests = [100 * line["accuracy_test"] for line in standing.lines.values()]
-            spread = np.std(tests, ddof=min(1, len(tests) - 1))
-            point = (100 * result.cell.sparsity, np.mean(tests), spread)
-            curves.setdefault(standing.entrant.name, []).append(point)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, points) in enumerate(curves.items()):
-        x, y, spread = np.transpose(points)
-        x = x + 0.25 * (index - len(curves) / 2)  # side by side, not on top
-        dashed = "--" if name == DENSE else "-"
-        axes.errorbar(x, y, spread, label=name, linestyle=dashed, marker="o", capsize=2)
+    points = [
+        {
+            "method": standing.entrant.name,
+            "sparsity": result.cell.sparsity,
+            "accuracy": line["accuracy_test"],
+        }
+        for result in results
+        for standing in result.standings
+        for line in standing.lines.values()
+    ]
+    figure = plots.tradeoff(points, reference=DENSE)
     cell = results[0].cell
-    axes.set(
-        title=f"{cell.data}, {cell.network}, {cell.what}",
-        xlabel="sparsity, %",
-        ylabel="test accuracy, %",
+    figure.axes[0].set(
+        title=f"{cell.data}, {cell.network}, {cell.what}", ylabel="test accuracy, %"
     )
-    return _finished(figure, axes)
+    return figure
 
 
 def layers(result):
@@ -72,22 +66,13 @@ def layers(result):
     Returns:
         `matplotlib.figure.Figure`.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    means = {}
     for standing in result.standings:
         lines = [line["layers"] for line in standing.lines.values() if "layers" in line]
-        if not lines:
-            continue
-        means = {name: np.mean([line[name] for line in lines]) for name in lines[0]}
-        shares = [100 * share for share in means.values()]
-        names = [name.removesuffix("/kernel") for name in means]
-        axes.plot(names, shares, label=standing.entrant.name, marker=".")
-    axes.set(title=str(result.cell), ylabel="weights that are zero, %", ylim=(-2, 102))
-    axes.tick_params(axis="x", rotation=90, labelsize=7)
-    return _finished(figure, axes)
-
-
-def _finished(figure, axes):
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8)
+        if lines:
+            means[standing.entrant.name] = {
+                name: np.mean([line[name] for line in lines]) for name in lines[0]
+            }
+    figure = plots.sparsity_by_layer(means)
+    figure.axes[0].set_title(str(result.cell))
     return figure

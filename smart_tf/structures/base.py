@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
+from smart_tf.structures.views import canonical
+
 
 class Structure:
     """Base class of the structures: every weight is a block of its own.
@@ -109,6 +111,31 @@ class Structure:
             A tensor of `grid_shape` and the dtype of `values`.
         """
         return tf.convert_to_tensor(values)
+
+    def oihw(self, mask, shape, layout):
+        """Sorts the axes of a mask as the names of blocks do, on the host.
+
+        Args:
+            mask: An array of `grid_shape`.
+            shape: Shape of the kernel.
+            layout: The `Layout` of its axes.
+
+        Returns:
+            The same values, `(outputs, inputs, height, width)`. An axis that the kernel
+            does not have is 1; of more than two positions, the first are merged.
+        """
+        mask, shape = np.asarray(mask), tuple(shape)
+        if mask.shape == shape:
+            mask = canonical(mask, layout, np)
+        axes = {"output": [], "input": [], "position": []}
+        for axis, role in enumerate(layout.roles(len(shape))):
+            axes[role].append(axis)
+        outputs, inputs, positions = (
+            math.prod(mask.shape[axis] for axis in found) for found in axes.values()
+        )
+        width = mask.shape[axes["position"][-1]] if axes["position"] else 1
+        mask = mask.transpose(sum(axes.values(), []))
+        return mask.reshape(outputs, inputs, positions // width, width)
 
     def _on_grid(self, mask, shape, layout):
         """Checks the shape of a mask and returns it as a tensor of `grid_shape`."""

@@ -325,3 +325,29 @@ def test_a_subclassed_model_is_pruned_and_stripped_between_fits():
     tiny.fit(final, 1)
     assert zeros > 0.45
     assert tiny.sparsity(final) < zeros  # A plain model trains plainly.
+
+
+def test_what_is_seen_of_the_search(tmp_path, capsys):
+    """In the logs, in files, in TensorBoard, in a history, and on the screen."""
+    pruned, before, after = pruned_model(), *(smart_tf.MaskHistory() for _ in range(2))
+    callback = smart_tf.SmartPruningCallback(1, 1, log_dir=tmp_path / "board")
+    file = tf_keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    callbacks = [before, callback, after, file]
+    logs = tiny.fit(tiny.compiled(pruned), 4, callbacks, verbose=2).history
+    rows = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
+    for key in ("temperature", "sparsity", "soft_sparsity", "mask_gap", "mask_flips"):
+        np.testing.assert_allclose(rows[key], logs[key])
+    assert logs["soft_sparsity"] == [0.0, *3 * [logs["sparsity"][-1]]]
+    assert logs["mask_gap"] == [logs["sparsity"][0], 0.0, 0.0, 0.0]
+    assert logs["mask_flips"][2:] == [0.0, 0.0]
+    printed = capsys.readouterr().out
+    assert printed.count("masks frozen after update 8") == 1
+    assert printed.count("mask_gap:") == 4
+    assert list((tmp_path / "board" / "pruning").iterdir())
+    for history in (before, after):
+        assert history.updates == [4, 8, 12, 16]
+        assert history.phases == ["dense", "frozen", "frozen", "frozen"]
+        for name, kernel in tiny.kernels(pruned).items():
+            blocks = tiny.zero_fraction_of_blocks(kernel, 4, 4) < 1
+            mask = history.masks[f"{name}/kernel"][-1]
+            np.testing.assert_array_equal(mask[:, :, 0, 0], blocks.T)
