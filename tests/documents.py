@@ -6,10 +6,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SNIPPETS = DOCS / "snippets"
 PAGES = sorted(
     path
     for path in DOCS.rglob("*.md")
-    if not path.is_relative_to(DOCS / "quickstart")  # The demo's results.
+    if SNIPPETS not in path.parents
+    and DOCS / "quickstart" not in path.parents  # The demo's results.
 )
 
 _FENCE = re.compile(
@@ -17,22 +19,21 @@ _FENCE = re.compile(
     re.M | re.S,
 )
 _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
-_SNIPPET = re.compile(r'^--8<-- "(.+)"$', re.M)
+_SNIPPET = re.compile(r'^(?P<indent> *)--8<-- "(?P<name>.+)"$', re.M)
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, text, first line, and why it is not run (if so)."""
+    """A fenced block: its language, its text, and why it is not run (if it is not)."""
 
     language: str
     code: str
-    line: int
     not_run: str | None
 
 
 def blocks(path):
-    """All fenced blocks of a page, with snippets in place."""
-    text = path.read_text()
+    """All fenced blocks of a page, those of its snippets included."""
+    text = _SNIPPET.sub(_snippet, path.read_text())
     return [_block(match, text) for match in _FENCE.finditer(text)]
 
 
@@ -40,28 +41,25 @@ def python_blocks(path):
     return [block for block in blocks(path) if block.language == "python"]
 
 
-def run(block, names, path):
-    """Runs a block in a namespace; errors point to the line of the page."""
-    code = "\n" * block.line + block.code
-    exec(compile(code, str(path), "exec"), names)
-
-
 def run_page(path):
     """Runs the Python of a page from top to bottom in one namespace, and returns it."""
     names = {"__name__": "page"}
-    for block in python_blocks(path):
+    for number, block in enumerate(python_blocks(path)):
         if block.not_run is None:
-            run(block, names, path)
+            exec(compile(block.code, f"{path}, block {number}", "exec"), names)
     return names
 
 
+def _snippet(match):
+    file = SNIPPETS / match["name"]
+    text = (file if file.exists() else ROOT / match["name"]).read_text()
+    return re.sub("^(?=.)", match["indent"], text.rstrip("\n"), flags=re.M)
+
+
 def _block(match, text):
-    indent = match["indent"]
-    code = re.sub(f"^{indent}", "", match["code"], flags=re.M)
     reason = _NOT_RUN.search(text[: match.start()])
     return Block(
         language=match["language"],
-        code=_SNIPPET.sub(lambda m: (DOCS / "snippets" / m[1]).read_text(), code),
-        line=text[: match.start()].count("\n") + 1,
+        code=re.sub(f"^{match['indent']}", "", match["code"], flags=re.M),
         not_run=reason and reason["reason"],
     )
