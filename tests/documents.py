@@ -33,8 +33,13 @@ class Block:
 
 def blocks(path):
     """All fenced blocks of a page, those of its snippets included."""
-    text = _SNIPPET.sub(_snippet, path.read_text())
+    text = expanded(path)
     return [_block(match, text) for match in _FENCE.finditer(text)]
+
+
+def expanded(path):
+    """The text of a page with its snippets in place."""
+    return _SNIPPET.sub(_snippet, path.read_text())
 
 
 def python_blocks(path):

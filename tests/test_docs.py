@@ -18,7 +18,11 @@ from tests import documents
 from tests.documents import DOCS, PAGES, ROOT
 
 TF_KERAS = {DOCS / "guides" / "from-tfmot.md"}  # Run by tests/tf_keras/test_docs.py.
-SLOW = set()
+SLOW = {
+    DOCS / "methods.md",
+    *(DOCS / "guides" / f"{name}.md" for name in ("channels", "exports")),
+    DOCS / "guides" / "training-loops.md",
+}
 WITH_PYTHON = [page for page in PAGES if documents.python_blocks(page)]
 
 
@@ -63,9 +67,12 @@ def test_few_blocks_are_not_run_and_each_says_why():
     assert not_run == []
 
 
-def test_no_block_escapes_by_its_language():
-    languages = {b.language for page in PAGES for b in documents.blocks(page)}
-    assert languages <= {"python", "sh", "text"}
+def test_no_block_escapes_by_its_language_or_form():
+    for page in PAGES:
+        blocks = documents.blocks(page)
+        assert {block.language for block in blocks} <= {"python", "sh", "text"}
+        text = documents.expanded(page)
+        assert text.count("```") == 2 * len(blocks)
 
 
 def test_every_target_is_shown_as_it_prints():
