@@ -52,7 +52,11 @@ def run(name, structure="16x8", sparsity=0.5):
     x = np.random.default_rng(0).uniform(0, 1, (4, size, size, 3)).astype("float32")
     started = time.time()
     pruned = smart_tf.prune(model, sparsity=sparsity, structure=structure)
-    pruned.compile(keras.optimizers.SGD(1e-4), "sparse_categorical_crossentropy")
+    pruned.compile(
+        keras.optimizers.SGD(1e-4),
+        "sparse_categorical_crossentropy",
+        jit_compile=False,  # two updates are not worth compiling for
+    )
     callback = smart_tf.SmartPruningCallback(search_epochs=1)
     labels = np.arange(4)
     pruned.fit(x, labels, batch_size=2, epochs=2, verbose=0, callbacks=[callback])

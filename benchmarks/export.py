@@ -18,22 +18,26 @@ import smart_tf
 from benchmarks.record import RESULTS, markdown_table, provenance, write
 from examples.datasets import load_fashion_mnist
 from examples.networks import small_resnet
+from examples.training import fit
 from smart_tf import export
 
 WIDTHS = (32, 64, 128)
-# Structure and sparsity; or the widths of a network that never had more channels, which
-# is what cutting channels out leaves (7 of 10 gone; once in multiples of 8, once not).
 PATTERNS = {
-    "dense": {},
+    "dense": None,
     "unstructured 70%": {"structure": "unstructured", "sparsity": 0.7},
     "unstructured 90%": {"structure": "unstructured", "sparsity": 0.9},
     "1x4 70%": {"structure": "1x4", "sparsity": 0.7},
     "16x8 50%": {"structure": "16x8", "sparsity": 0.5},
     "16x8 70%": {"structure": "16x8", "sparsity": 0.7},
+    "16x8 90%": {"structure": "16x8", "sparsity": 0.9},
     "2:4": {"structure": "2:4", "sparsity": 0.5},
-    "narrow 70%": {"widths": (8, 16, 40)},
-    "narrow 70% odd": {"widths": (9, 19, 39)},
+    "channels 50%": {"structure": "channel", "sparsity": 0.5},
+    "channels 70%": {"structure": "channel", "sparsity": 0.7},
+    "odd channels 70%": {"structure": smart_tf.Channel(round_to=1), "sparsity": 0.7},
 }
+# The same models once more, without the channels that are zero.
+CUT = [pattern for pattern in PATTERNS if "channels" in pattern]
+PATTERNS |= {f"{pattern} cut": PATTERNS[pattern] for pattern in CUT}
 TFLITE = {
     "tflite float32": {},
     "tflite float16": {"quantize": "float16"},
@@ -43,6 +47,7 @@ TFLITE = {
 }
 ETHOS_U = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-512")
 ROUTES = (*TFLITE, "onnx", "openvino", *ETHOS_U)
+START = "start"  # the model that all others begin with
 SEED = 0
 PACKAGES = ("ai-edge-litert", "ethos-u-vela", "onnxruntime", "openvino", "tf2onnx")
 ROWS = RESULTS / "export.jsonl"
@@ -89,36 +94,35 @@ def append(path, row):
 
 
 def trained(pattern, args, data):
-    """The plain model with a pattern, from its file or trained now."""
+    """The plain model with a pattern, from its file or trained now.
+
+    All of them, the dense one included, start from one model and get the same epochs.
+    """
     path = args.models / f"{pattern.replace(':', 'of')}.keras"
     if not path.exists():
         keras.utils.set_random_seed(SEED)
-        settings = PATTERNS[pattern]
-        if "structure" in settings:
-            model = trained("dense", args, data)
-            pruned = smart_tf.prune(model, **settings)
-            callback = smart_tf.SmartPruningCallback(search_epochs=args.epochs / 2)
-            fit(pruned, data, args.epochs, [callback])
-            model = smart_tf.strip_pruning(pruned)
-        else:
-            widths = settings.get("widths", WIDTHS)
-            model = small_resnet(data.input_shape, data.classes, widths)
-            fit(model, data, args.epochs)
-        model.save(path)
+        make(pattern, args, data).save(path)
     model = keras.models.load_model(path)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, metrics=["accuracy"])
     return model
 
 
-def fit(model, data, epochs, callbacks=()):
-    steps = -(-len(data.x_train) // 128) * epochs
-    model.compile(
-        keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-2, steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    x, y = data.x_train, data.y_train
-    model.fit(x, y, 128, epochs, verbose=0, callbacks=list(callbacks))
+def make(pattern, args, data):
+    if pattern == START:
+        model = small_resnet(data.input_shape, data.classes, WIDTHS)
+        fit(model, data, args.epochs)
+        return model
+    if pattern.endswith(" cut"):
+        return smart_tf.shrink(trained(pattern.removesuffix(" cut"), args, data))
+    model = trained(START, args, data)
+    if PATTERNS[pattern] is None:
+        fit(model, data, args.epochs)
+        return model
+    pruned = smart_tf.prune(model, **PATTERNS[pattern])
+    callback = smart_tf.SmartPruningCallback(search_epochs=args.epochs / 2)
+    fit(pruned, data, args.epochs, callbacks=[callback])
+    return smart_tf.strip_pruning(pruned)
 
 
 def measure(model, pattern, route, folder, x):
@@ -180,11 +184,11 @@ def tables(rows):
         "# Every pattern by every export route\n\n"
         "Written by `python -m benchmarks.export`; where it was run, and with which "
         "versions, is in [export.jsonl](export.jsonl). All figures are ratios to the "
-        'dense model\'s file of the same route: 0.50 is half. "narrow" networks were '
-        "trained with fewer channels from the start, which is what cutting channels "
-        "out leaves; they had half of the epochs that the pruned ones had in all, so "
-        "that their accuracy says little. On a busy machine expect latencies to be off "
-        f"by a tenth.\n\nBytes of the dense files: {', '.join(dense)}.\n"
+        'dense model\'s file of the same route: 0.50 is half. "channels" are zeros '
+        'that stay in the file, "cut" is the same model after `smart_tf.shrink`; "odd" '
+        "ones are not rounded to multiples of 8. All models, the dense one included, "
+        "were trained for as long from one start. On a busy machine expect latencies "
+        f"to be off by a tenth.\n\nBytes of the dense files: {', '.join(dense)}.\n"
     )
     accuracies = [(p, f"{rows[p, ROUTES[0]]['accuracy']:.1%}") for p in PATTERNS]
     text += "\n## Test accuracy, Keras\n\n"

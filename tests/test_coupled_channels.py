@@ -239,7 +239,7 @@ def test_widths_are_round():
     stem, down = widths(small)
     assert (stem, down) != (64, 24)
     assert stem % 8 == 0
-    assert down % 4 == 0  # 24 is less than four times 8: finer steps
+    assert down % 8 == 0
 
 
 def test_heads_of_attention_go():

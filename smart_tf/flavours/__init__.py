@@ -1,6 +1,6 @@
 """The two Keras flavours: everything in which they differ is in this folder.
 
-Both modules have the same names: the wrapper `PrunableLayer`, the optimizer
+Both packages have the same names: the wrapper `PrunableLayer`, the optimizer
 `PruningOptimizer`, and what taking a model apart needs (`is_graph_model`,
 `clone_graph_model`, `set_attribute`, ...).
 """
@@ -13,7 +13,7 @@ from smart_tf.flavours import keras3
 
 
 def of(layer):
-    """The flavour's module for a layer or model.
+    """The flavour's package for a layer or model.
 
     `tf_keras` (and with it tfmot) is loaded only when a `tf_keras` object comes.
 
@@ -21,7 +21,7 @@ def of(layer):
         layer: A `keras.layers.Layer` or `tf_keras.layers.Layer`.
 
     Returns:
-        Module `smart_tf.flavours.keras3` or `smart_tf.flavours.tf_keras`.
+        Package `smart_tf.flavours.keras3` or `smart_tf.flavours.tf_keras`.
 
     Raises:
         TypeError: If `layer` is neither.

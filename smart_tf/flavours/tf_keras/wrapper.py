@@ -1,28 +1,17 @@
-"""`PrunableLayer` for `tf_keras`: a `PruneLowMagnitude`, which tfmot's tools take.
-
-Importing this module imports tfmot, which switches `tf.keras` to `tf_keras` for the
-whole process. `smart_tf` does so only when a `tf_keras` object is handed in.
-"""
+"""`PrunableLayer` for `tf_keras`."""
 
 import collections
 import inspect
 import weakref
 
 import tensorflow as tf
-import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_wrapper
-from tf_keras import mixed_precision
 from tf_keras.src.engine import base_layer_utils
 
 from smart_tf import methods, structures
-from smart_tf.flavours.keras3 import activations
 from smart_tf.masking import MaskedLayer
-from smart_tf.optimizer import MaskRouting
 from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
-from smart_tf.schedules import TemperatureSchedule
-
-tfmot.sparsity.keras.PruningSchedule.register(TemperatureSchedule)
 
 
 @keras.saving.register_keras_serializable(package="smart_tf")
@@ -257,134 +246,3 @@ class _PruningFacade:
         layer.ranking.update(schedule)
         if layer.ranking.step >= schedule.end_step:
             layer.ranking.freeze()
-
-
-@keras.saving.register_keras_serializable(package="smart_tf")
-class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
-    """As `smart_tf.flavours.keras3.PruningOptimizer`, for `tf_keras`."""
-
-    def __init__(
-        self,
-        weights_optimizer,
-        mask_optimizer,
-        peak_rate=None,
-        mask_rate=None,
-        name="PruningOptimizer",
-    ):
-        super().__init__(name=name)
-        self._configure(weights_optimizer, mask_optimizer, peak_rate, mask_rate)
-        _rename_iterations(mask_optimizer)
-
-    def _build_part(self, optimizer, variables):
-        # As in its own `apply_gradients`, so that its slots get the same names.
-        with tf.name_scope(optimizer.name), tf.init_scope():
-            optimizer.build(variables)
-
-    def set_weights(self, weights):
-        for variable, value in zip(self.variables, weights, strict=True):
-            variable.assign(value)
-
-    def update_step(self, gradient, variable):
-        raise NotImplementedError("The parts update their own variables.")
-
-    def _rate_of_this_update(self):
-        # The property is brought up to date in the middle of an update only.
-        rate = self.weights_optimizer._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            return rate(self.iterations)
-        return self.weights_optimizer.learning_rate
-
-    @staticmethod
-    def _serialize(optimizer):
-        return keras.saving.serialize_keras_object(optimizer)
-
-    @staticmethod
-    def _deserialize(config, custom_objects):
-        # `.h5` files and SavedModels name no module.
-        return keras.optimizers.deserialize(
-            config, custom_objects, use_legacy_format="module" not in config
-        )
-
-
-def _rename_iterations(optimizer):
-    """Two optimizers go into one `.h5` file, where no two variables share a name."""
-    old = optimizer.iterations
-    with tf.init_scope():
-        new = tf.Variable(old, trainable=False, name=f"mask_{old.name.split(':')[0]}")
-    optimizer._variables = [new if v is old else v for v in optimizer._variables]
-    optimizer.iterations = new
-
-
-LossScaleOptimizer = mixed_precision.LossScaleOptimizer
-
-
-def trained_by(optimizer, model):
-    """The variables of a model that a built optimizer knows."""
-    known = optimizer._index_dict
-    return [v for v in model.trainable_variables if optimizer._var_key(v) in known]
-
-
-TRACKING_ATTRIBUTES = ("_self_tracked_trackables", "_metrics", "_obj_reference_counts")
-"""Where a layer keeps its own book of its parts."""
-
-
-def is_model(layer):
-    return isinstance(layer, keras.Model)
-
-
-def is_graph_model(model):
-    """Whether a model is made of a graph of layers, and can be cloned."""
-    return isinstance(model, keras.Sequential) or model._is_graph_network
-
-
-def clone_graph_model(model, replace, input_shapes=None):
-    """As `smart_tf.flavours.keras3.clone_graph_model`."""
-    inputs = None
-    if input_shapes and input_shapes != [tuple(x.shape)[1:] for x in model.inputs]:
-        inputs = [
-            keras.Input(shape, dtype=x.dtype, name=x.node.layer.name)
-            for x, shape in zip(model.inputs, input_shapes, strict=True)
-        ]
-    return keras.models.clone_model(model, inputs, clone_function=replace)
-
-
-def copy_layer(layer, changes):
-    """As `smart_tf.flavours.keras3.copy_layer`."""
-    if isinstance(layer, keras.layers.Lambda):
-        return layer
-    config = layer.get_config()
-    return type(layer).from_config({**config, **activations(layer, config), **changes})
-
-
-def calls(model):
-    """The calls in a graph model, in order: `(layer, args, kwargs, outputs)`."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if not node.is_input:
-                outputs = tf.nest.flatten(node.outputs)
-                yield node.layer, node.call_args, node.call_kwargs, outputs
-
-
-def set_attribute(model, name, value):
-    """Sets an attribute of a model, and keeps the order of its layers and weights."""
-    old, tracked = getattr(model, name), list(model._self_tracked_trackables)
-    setattr(model, name, value)
-    new = getattr(model, name)
-    places = {id(one): place for place, one in enumerate(tracked)}
-    if id(old) in places and id(new) not in places:
-        others = [one for one in model._self_tracked_trackables if one is not new]
-        others.insert(places[id(old)], new)
-        model._self_tracked_trackables[:] = others
-
-
-def replace_items(container, changes):
-    """A copy: TensorFlow does not save lists once an item was replaced."""
-    new = container.copy()
-    new = dict(new) if isinstance(new, dict) else list(new)
-    for key, item in changes.items():
-        new[key] = item
-    return new
-
-
-def set_tracked_layers(model, replaced):
-    """Nothing to do: setting an attribute untracks what it held."""

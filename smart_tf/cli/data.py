@@ -1,0 +1,247 @@
+"""Data on disk, as batches for one model: arrays, image folders, TFDS."""
+
+import dataclasses
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from smart_tf.export.optional import require
+
+_COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
+_HELD_OUT = ("test", "validation", "val")
+_SHUFFLE = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What a model wants to see.
+
+    Attributes:
+        shape: Shape of one input, with None for sizes that are open.
+        dtype: Type of the inputs.
+        labels: `"integers"` or `"one-hot"` for classes, `"any"` for numbers that the
+            loss does not restrict, `None` where labels are not needed.
+        units: Length of the last axis of the outputs.
+    """
+
+    shape: tuple
+    dtype: str
+    labels: str | None
+    units: int | None
+
+    @classmethod
+    def of(cls, model, loss=None):
+        """From a model and its loss (a name, function or object), where it has one.
+
+        Raises:
+            ValueError: If the model does not have one input and one output.
+        """
+        inputs, outputs = (getattr(model, k, None) or () for k in ("inputs", "outputs"))
+        if len(inputs) != 1 or (loss is not None and len(outputs) != 1):
+            raise ValueError(
+                "Argument `MODEL` must have one input and one output; use the Python "
+                f"functions for others. Received: {len(inputs)} inputs and "
+                f"{len(outputs)} outputs"
+            )
+        return cls(
+            shape=tuple(inputs[0].shape[1:]),
+            dtype=tf.as_dtype(inputs[0].dtype).name,
+            labels=None if loss is None else _labels(loss),
+            units=outputs[0].shape[-1],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How data is read.
+
+    Attributes:
+        batch_size: Integer.
+        held_out: Float in (0, 1), the share that is held out where the data does not
+            say itself what to test on.
+        scale: Float that inputs are multiplied by.
+        seed: Integer, for what is held out and for the order.
+    """
+
+    batch_size: int = 32
+    held_out: float = 0.2
+    scale: float = 1.0
+    seed: int = 0
+
+
+def load(source, expected, settings):
+    """Reads data to train and to test on.
+
+    Args:
+        source: String: an `.npz` file with `x_train`, `y_train`, `x_test`, `y_test` or
+            with `x` and `y`; a folder of images in one folder for each class, or with
+            such folders in `train` and `test`; or `tfds:` and the name of a data set.
+        expected: `Expected`.
+        settings: `Settings`.
+
+    Returns:
+        Pair of `tf.data.Dataset`s of batches of inputs and labels, the first one
+        shuffled.
+
+    Raises:
+        ValueError: If there is no such data, or it does not fit the model.
+        ImportError: If a data set of TFDS is asked for, which is not installed.
+    """
+    if source.startswith("tfds:"):
+        pair = _read_tfds(source.removeprefix("tfds:"), expected, settings)
+    elif pathlib.Path(source).is_dir():
+        pair = _read_folder(pathlib.Path(source), expected, settings)
+    elif zipfile.is_zipfile(source) and source.endswith(".npz"):
+        pair = _read_arrays(source, expected, settings)
+    else:
+        raise ValueError(
+            "Argument `--data` must be an .npz file, a folder of images in one folder "
+            "for each class, or tfds: and the name of a data set. "
+            f"Received: --data={source!r}"
+        )
+
+    def prepare(x, y):
+        if settings.scale != 1:
+            x = tf.cast(x, tf.float32) * settings.scale
+        return tf.cast(x, expected.dtype), y
+
+    return tuple(data.map(prepare).prefetch(tf.data.AUTOTUNE) for data in pair)
+
+
+def _labels(loss):
+    """What labels a loss takes."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    name = (name or type(loss).__name__).replace("_", "").lower()
+    if name.startswith("sparse"):
+        return "integers"
+    return "one-hot" if name.startswith("categorical") else "any"
+
+
+def _read_arrays(path, expected, settings):
+    with np.load(path, allow_pickle=False) as file:
+        kinds = ("x", "y") if expected.labels else ("x",)
+        if {f"{kind}_train" for kind in kinds} <= set(file):
+            splits = ("_train", "_test" if "x_test" in file else None)
+        else:
+            splits = ("", None)
+        missing = [k + s for s in splits if s is not None for k in kinds]
+        missing = [name for name in missing if name not in file]
+        if missing:
+            raise ValueError(
+                "Argument `--data` must hold the arrays x_train, y_train, x_test, "
+                f"y_test, or x, y. Received: {path!r} with {', '.join(file) or 'none'}"
+            )
+        train, test = (s if s is None else _arrays(file, s, expected) for s in splits)
+    if test is None:
+        train, test = _split(*train, settings)
+    train = tf.data.Dataset.from_tensor_slices(train)
+    train = train.shuffle(len(train), seed=settings.seed)
+    test = tf.data.Dataset.from_tensor_slices(test)
+    return train.batch(settings.batch_size), test.batch(settings.batch_size)
+
+
+def _arrays(file, split, expected):
+    """Inputs and labels of one split, checked."""
+    x = file[f"x{split}"]
+    y = file[f"y{split}"] if expected.labels else np.zeros(len(x))
+    fits = x.ndim == len(expected.shape) + 1 and all(
+        size in (None, found)
+        for size, found in zip(expected.shape, x.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Array `x{split}` must have the shape {(None, *expected.shape)} that the "
+            f"model takes. Received: shape {x.shape}"
+        )
+    if len(x) != len(y) or not len(x):
+        raise ValueError(
+            f"Arrays `x{split}` and `y{split}` must be equally long, and not empty. "
+            f"Received: {len(x)} and {len(y)}"
+        )
+    units = expected.units
+    if expected.labels == "integers" and not (
+        y.dtype.kind in "iu" and y.min() >= 0 and y.max() < units
+    ):
+        raise ValueError(
+            f"Array `y{split}` must hold integers from 0 to {units - 1}, as the model "
+            f"has {units} outputs and its loss is for such labels. Received: {y.dtype} "
+            f"from {y.min()} to {y.max()}"
+        )
+    if expected.labels == "one-hot" and y.shape[-1:] != (units,):
+        raise ValueError(
+            f"Array `y{split}` must hold one-hot labels of length {units}, as the "
+            f"model's loss wants them. Received: shape {y.shape}"
+        )
+    return x, y
+
+
+def _split(x, y, settings):
+    order = np.random.default_rng(settings.seed).permutation(len(x))
+    held = round(settings.held_out * len(x))
+    if not 0 < held < len(x):
+        raise ValueError(
+            "Argument `--held-out` must leave something to train on and something to "
+            f"test on. Received: --held-out={settings.held_out} of {len(x)} examples"
+        )
+    test, train = order[:held], order[held:]
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _read_folder(folder, expected, settings):
+    size = expected.shape
+    if len(size) != 3 or None in size or size[2] not in _COLOURS:
+        raise ValueError(
+            "Argument `--data` must be an .npz file or a TFDS name for a model that "
+            "does not take images (height, width, 1, 3 or 4 colours) of a fixed size. "
+            f"Received: --data={str(folder)!r}, a folder, for inputs of shape {size}"
+        )
+    options = {
+        "label_mode": "categorical" if expected.labels == "one-hot" else "int",
+        "color_mode": _COLOURS[size[2]],
+        "image_size": size[:2],
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+    }
+    read = keras.utils.image_dataset_from_directory
+    held = next((name for name in _HELD_OUT if (folder / name).is_dir()), None)
+    if held and (folder / "train").is_dir():
+        train = read(folder / "train", **options)
+        test = read(folder / held, shuffle=False, **options)
+    else:
+        share = {"validation_split": settings.held_out, "subset": "both"}
+        train, test = read(folder, **share, **options)
+    wanted = len(train.class_names)
+    if expected.labels in ("integers", "one-hot"):
+        wanted = expected.units
+    if train.class_names != test.class_names or len(train.class_names) != wanted:
+        raise ValueError(
+            f"Argument `--data` must have the same {wanted} classes to train and to "
+            f"test on, one for each output of the model. Received: {train.class_names} "
+            f"and {test.class_names}"
+        )
+    return train, test
+
+
+def _read_tfds(name, expected, settings):
+    builder = require("tensorflow_datasets", "tfds").builder(name)
+    builder.download_and_prepare()
+    held = next((split for split in _HELD_OUT if split in builder.info.splits), None)
+    percent = round(100 * (1 - settings.held_out))
+    splits = ["train", held] if held else [f"train[:{percent}%]", f"train[{percent}%:]"]
+
+    def fit(x, y):
+        if len(expected.shape) == 3 and x.shape != expected.shape:
+            x = tf.image.resize(x, expected.shape[:2])
+        return x, tf.one_hot(y, expected.units) if expected.labels == "one-hot" else y
+
+    train, test = (
+        builder.as_dataset(split=split, as_supervised=True, shuffle_files=i == 0).map(
+            fit
+        )
+        for i, split in enumerate(splits)
+    )
+    train = train.shuffle(_SHUFFLE, seed=settings.seed)
+    return train.batch(settings.batch_size), test.batch(settings.batch_size)

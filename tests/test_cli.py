@@ -1,0 +1,492 @@
+"""The command `smart-tf`: results, exit codes, and what it leaves on disk."""
+
+import argparse
+import configparser
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import smart_tf
+from smart_tf import export
+from smart_tf.cli import commands, data, main, models, parser
+from tests.pruned_models import convnet, images
+from tests.references import compiled, mlp, output, zeros
+from tests.references import data as classes
+
+ROOT = pathlib.Path(__file__).parents[1]
+X, Y = classes(96)
+SPLITS = {"x_train": X[:64], "y_train": Y[:64], "x_test": X[64:], "y_test": Y[64:]}
+FAST = ["--epochs", "2", "--batch-size", "16", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files")
+    compiled(mlp(), "adam", metrics=["accuracy"]).save(path / "model.keras")
+    mlp().save(path / "plain.keras")
+    convnet().save(path / "channels.keras")
+    np.savez(path / "data.npz", **SPLITS)
+    np.savez(path / "images.npz", x=images())
+    return path
+
+
+@pytest.fixture
+def folder(files, tmp_path, monkeypatch):
+    """The current folder, with models and data in it."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line, capsys):
+    """The JSON that a command prints."""
+    assert main([*shlex.split(line), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(line, capsys, code=2):
+    """What a command says that fails, and leaves everything as it was."""
+    before = contents()
+    with pytest.raises(SystemExit) as raised:
+        main(shlex.split(line))
+    assert raised.value.code == code
+    assert contents() == before
+    printed = capsys.readouterr()
+    assert not printed.out and "Traceback" not in printed.err
+    last = printed.err.splitlines()[-1]
+    assert re.match(r"smart-tf( \w+)?: error: ", last)
+    return last
+
+
+def contents():
+    """Everything in the current folder, with what is hidden."""
+    paths = pathlib.Path().rglob("*")
+    return {str(path): path.is_file() and path.read_bytes() for path in paths}
+
+
+def fit_forbidden(*args, **kwargs):
+    raise AssertionError("nothing should be trained here")
+
+
+def test_prune_writes_a_sparse_file_and_measures_it_on_held_out_data(folder, capsys):
+    options = "--sparsity 0.5 --structure 4x4 --learning-rate 0.01"
+    line = f"prune model.keras out.keras --data data.npz {options} {shlex.join(FAST)}"
+    before = set(contents())
+    result = run(line, capsys)
+    assert set(contents()) - before == {"out.keras"}
+    model = keras.models.load_model("out.keras")
+    assert 0.5 <= zeros(model) < 0.5 + 16 / (2 * 256 + 64)
+    assert result["pruning"]["sparsity"] == pytest.approx(zeros(model))
+    assert result["pruning"]["phase"] == "frozen"
+    for stage, path in (("before", "model.keras"), ("after", "out.keras")):
+        guesses = output(keras.models.load_model(path, compile=False), X[64:])
+        accuracy = np.mean(guesses.argmax(1) == Y[64:])
+        assert result[stage]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    after = model.evaluate(X[64:], Y[64:], verbose=0, return_dict=True)
+    assert result["after"] == pytest.approx(after, abs=1e-5)  # compiled as before
+    assert type(model.optimizer) is keras.optimizers.Adam
+
+
+def test_prune_prints_tables_and_shows_progress_beside_them(folder, capsys):
+    line = "prune plain.keras out.keras --data data.npz --structure 2:4 --loss logits"
+    assert main([*shlex.split(line), *FAST[:-1]]) == 0
+    printed = capsys.readouterr()
+    assert "frozen, 2:4" in printed.out and "held-out data" in printed.out
+    assert "Epoch 2/2" in printed.err and "Epoch" not in printed.out
+    model = keras.models.load_model("out.keras")
+    assert model.loss.get_config()["from_logits"]
+    kernel = model.get_layer("second").kernel.numpy()
+    assert (np.sum(kernel.reshape(4, 4, 16) != 0, axis=1) == 2).all()
+
+
+@pytest.mark.slow
+def test_the_same_seed_prunes_the_same_way(folder, capsys):
+    line = "prune plain.keras {} --data data.npz --sparsity 0.5 --structure 4x4"
+    line += f" --loss logits {shlex.join(FAST)} --held-out 0.25"
+    np.savez("data.npz", x=X, y=Y)
+    first = run(line.format("a.keras"), capsys)
+    second = run(line.format("b.keras"), capsys)
+    assert first["after"] == pytest.approx(second["after"], rel=1e-5)
+    a, b = (keras.models.load_model(f"{k}.keras") for k in "ab")
+    np.testing.assert_allclose(output(a, X), output(b, X), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, structure",
+    [
+        ("", "16x8"),
+        ("--target ethos-u85", "2:4"),
+        ("--target ethos-u85 --structure 8x4", "8x4"),
+    ],
+)
+def test_a_target_brings_its_structure(folder, capsys, monkeypatch, options, structure):
+    def prune(model, **settings):
+        raise ValueError(f"structure={settings['structure']}")
+
+    monkeypatch.setattr(smart_tf, "prune", prune)
+    line = f"prune model.keras out.keras --data data.npz {options}"
+    assert refused(line, capsys).endswith(f"structure={structure}")
+
+
+def test_a_diverged_result_is_refused(folder, capsys):
+    line = "prune model.keras out.keras --data data.npz --sparsity 0.5 --structure 4x4"
+    line += f" --learning-rate 1e30 {shlex.join(FAST)}"
+    assert "--learning-rate" in refused(line, capsys, code=1)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("plain.keras out.keras --data data.npz", "--loss"),
+        ("model.keras data.npz --data data.npz", "must end in .keras"),
+        ("model.keras plain.keras --data data.npz", "--force"),
+        ("model.keras gone/out.keras --data data.npz", "a folder that exists"),
+        ("model.keras model.keras/out.keras --data data.npz", "a folder that exists"),
+        ("gone.keras out.keras --data data.npz", "is not there"),
+        ("data.npz out.keras --data data.npz", "is another"),
+        ("model.keras out.keras --data gone.npz", "must be an .npz file"),
+        ("model.keras out.keras --data images.npz", "x_test, y_test, or x, y"),
+        ("model.keras out.keras --data .", "does not take images"),
+        ("model.keras out.keras --data data.npz --structure 3", "'OxIxHxW'"),
+        ("model.keras out.keras --data data.npz --structure 2:4", "N:M|2:4"),
+        ("model.keras out.keras --data data.npz --method none", "`method` must be"),
+        ("model.keras out.keras --data data.npz --filters [", "unterminated"),
+        ("model.keras out.keras --data data.npz --held-out 1", "between 0 and 1"),
+        ("model.keras out.keras --data data.npz --rescale 1/0", "--rescale"),
+        ("model.keras out.keras --data data.npz --epochs 0", "must be between 0 and"),
+        ("model.keras out.keras --data data.npz --sparsity 1.5", r"in \[0, 1\)"),
+        ("model.keras out.keras --data data.npz --budget params", "`budget` must be"),
+        ("model.keras out.keras", "--data"),
+    ],
+)
+def test_prune_refuses_before_it_trains(folder, capsys, monkeypatch, line, message):
+    monkeypatch.setattr(keras.Model, "fit", fit_forbidden)
+    monkeypatch.setattr(keras.Model, "evaluate", fit_forbidden)
+    line = f"prune --sparsity 0.9 {line}"
+    assert re.search(message, refused(line, capsys))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x_train": X[:64, :15]}, r"`x_train` must have the shape \(None, 16\)"),
+        ({"y_test": Y[:3]}, "equally long"),
+        ({"y_train": Y[:64] + 1}, "integers from 0 to 3"),
+        ({"y_train": np.eye(4)[Y[:64]]}, "integers from 0 to 3"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_model(folder, capsys, changes, message):
+    np.savez("other.npz", **SPLITS | changes)
+    line = "prune model.keras out.keras --data other.npz --sparsity 0.5"
+    assert re.search(message, refused(line, capsys))
+
+
+def expected(labels="integers", shape=(16,), units=4):
+    return data.Expected(shape, "float32", labels, units)
+
+
+def whole(dataset):
+    """All inputs and labels of a data set, joined."""
+    return [np.concatenate(parts) for parts in zip(*dataset, strict=True)]
+
+
+def test_arrays_are_shuffled_split_and_scaled(folder):
+    np.savez("all.npz", x=X, y=Y)
+    settings = data.Settings(batch_size=10, held_out=0.25, scale=0.5)
+    train, test = data.load("all.npz", expected(), settings)
+    (x, y), (x_test, y_test) = whole(train), whole(test)
+    assert len(x) == 72 and len(x_test) == 24
+    rows = {tuple(row): label for row, label in zip(X * 0.5, Y, strict=True)}
+    found = np.concatenate([x, x_test]), np.concatenate([y, y_test])
+    assert {tuple(r): label for r, label in zip(*found, strict=True)} == rows
+    first, second = (whole(data.load("all.npz", expected(), settings)[0])[0], x)
+    assert not np.array_equal(x, whole(train)[0])  # another order in each epoch
+    assert sorted(map(tuple, first)) == sorted(map(tuple, second))
+
+
+def test_one_hot_labels_are_for_losses_that_want_them(folder):
+    np.savez("one_hot.npz", x=X, y=np.eye(4)[Y])
+    one_hot = data.Expected.of(mlp(), keras.losses.CategoricalCrossentropy())
+    assert one_hot == expected("one-hot")
+    _, test = data.load("one_hot.npz", one_hot, data.Settings())
+    assert whole(test)[1].shape == (19, 4)
+    with pytest.raises(ValueError, match="one-hot labels of length 4"):
+        data.load("data.npz", one_hot, data.Settings())
+    sparse = data.Expected.of(mlp(), "sparse_categorical_crossentropy")
+    assert sparse == expected("integers")
+    assert data.Expected.of(mlp(), keras.losses.MeanSquaredError()) == expected("any")
+
+
+def write_images(folder, count=5):
+    for name, value in (("cats", 10), ("dogs", 200)):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            image = np.full((9, 7, 3), value + index, "uint8")
+            keras.utils.save_img(folder / name / f"{index}.png", image, scale=False)
+
+
+def test_a_folder_of_images(tmp_path):
+    write_images(tmp_path / "all")
+    wanted = expected(shape=(12, 12, 3), units=2)
+    train, test = data.load(str(tmp_path / "all"), wanted, data.Settings())
+    (x, y), (x_test, _) = whole(train), whole(test)
+    assert x.shape == (8, 12, 12, 3) and x_test.shape == (2, 12, 12, 3)
+    assert ((x.mean(axis=(1, 2, 3)) > 100) == y).all()
+    means = np.concatenate([x, x_test]).mean(axis=(1, 2, 3)).round()
+    assert sorted(means) == [*range(10, 15), *range(200, 205)]
+    with pytest.raises(ValueError, match="one for each output"):
+        data.load(str(tmp_path / "all"), expected(shape=(12, 12, 3)), data.Settings())
+
+
+def test_a_folder_that_says_what_to_test_on(tmp_path):
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "test", 1)
+    wanted = expected("one-hot", shape=(12, 12, 1), units=2)
+    settings = data.Settings(scale=1 / 255)
+    train, test = data.load(str(tmp_path), wanted, settings)
+    assert whole(train)[0].shape == (8, 12, 12, 1)
+    x, y = whole(test)
+    np.testing.assert_allclose(x.mean(axis=(1, 2, 3)), [10 / 255, 200 / 255], 1e-4)
+    assert y.tolist() == [[1, 0], [0, 1]]
+
+
+def test_tfds_that_is_not_installed(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    line = "prune model.keras out.keras --data tfds:mnist --sparsity 0.5"
+    assert "pip install 'smart-tf[tfds]'" in refused(line, capsys)
+
+
+@pytest.mark.parametrize("splits", [["train", "test"], ["train"]])
+def test_tfds_is_asked_for_its_splits(monkeypatch, splits):
+    """Against a stand-in with the functions of TFDS that are used."""
+    asked = []
+
+    class Builder:
+        info = types.SimpleNamespace(splits=splits)
+
+        def download_and_prepare(self):
+            asked.append("prepared")
+
+        def as_dataset(self, split, as_supervised, shuffle_files):
+            assert as_supervised and asked[0] == "prepared"
+            asked.append(split)
+            x = np.full((6, 5, 5, 1), 100, "uint8")
+            return tf.data.Dataset.from_tensor_slices((x, np.arange(6) % 3))
+
+    stand_in = types.SimpleNamespace(builder={"toy": Builder()}.get)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", stand_in)
+    wanted = expected("one-hot", shape=(8, 8, 1), units=3)
+    train, test = data.load("tfds:toy", wanted, data.Settings(batch_size=4))
+    rest = ["train", "test"] if "test" in splits else ["train[:80%]", "train[80%:]"]
+    assert asked == ["prepared", *rest]
+    assert int(train.cardinality()) == 2
+    x, y = whole(test)
+    assert x.shape == (6, 8, 8, 1) and (x == 100).all()
+    assert y.argmax(1).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("name", models.LOSSES)
+@pytest.mark.parametrize("units", [1, 3])
+def test_losses_by_name(name, units):
+    """On outputs that are right: a small loss, and all of them accurate."""
+    model = keras.Sequential([keras.Input((units,)), keras.layers.Identity()])
+    settings = models.Objective(None, name).settings(model)
+    model.compile("sgd", **settings)
+    y = np.array([0, 1, 0, 1])
+    right = y[:, None] if units == 1 else np.eye(3)[y]
+    outputs = {"logits": 20 * right - 10, "probabilities": right, "regression": right}
+    labels = right if name == "regression" else y
+    values = model.evaluate(outputs[name], labels, verbose=0, return_dict=True)
+    assert values["loss"] < 1e-3
+    assert values.get("accuracy", 1) == 1 and values.get("mae", 0) == 0
+
+
+def test_report_is_the_library_s(folder, capsys):
+    result = run("report channels.keras --plot bars.png", capsys)
+    report = smart_tf.report(keras.models.load_model("channels.keras"))
+    assert result == json.loads(json.dumps(report.to_dict()))
+    assert pathlib.Path("bars.png").read_bytes().startswith(b"\x89PNG")
+    assert "--force" in refused("report channels.keras --plot bars.png", capsys)
+
+
+def test_report_knows_models_that_are_being_pruned(folder, capsys):
+    smart_tf.prune(mlp(), 0.5, "4x4").save("wrapped.keras")
+    assert run("report wrapped.keras", capsys)["structure"] == "4x4"
+    assert "'dense'" in refused("shrink wrapped.keras out.keras", capsys)
+    assert "'dense'" in refused("export wrapped.keras o.tflite --to tflite", capsys)
+
+
+def test_h5_files_are_models_too(folder, capsys):
+    compiled(mlp()).save("model.h5")
+    mlp().save_weights("only.weights.h5")
+    assert run("report model.h5", capsys)["parameters"] == mlp().count_params()
+    assert "not only weights" in refused("report only.weights.h5", capsys)
+    line = "prune model.h5 out.keras --data data.npz --sparsity 0.5 --structure 4x4"
+    assert "--loss" in refused(line, capsys)
+
+
+def test_shrink_writes_the_narrow_model(folder, capsys):
+    result = run("shrink channels.keras small.keras", capsys)
+    small, model = (
+        keras.models.load_model(f"{k}.keras") for k in ("small", "channels")
+    )
+    assert small.get_layer("second").kernel.shape[-1] == 12
+    assert result["widths"]["second/kernel"] == [16, 12]
+    np.testing.assert_allclose(
+        output(small, images()), output(model, images()), atol=1e-5
+    )
+
+
+def test_shrink_warns_in_one_line(folder, capsys):
+    assert main(["shrink", "model.keras", "same.keras"]) == 0
+    printed = capsys.readouterr().err.splitlines()
+    (line,) = [k for k in printed if "warning:" in k]
+    assert line.startswith("smart-tf: warning: No channel")
+    assert keras.models.load_model("same.keras").loss is not None
+
+
+def test_export_writes_what_the_library_writes(folder, capsys):
+    line = "export channels.keras int8.tflite --to tflite --quantize int8"
+    result = run(f"{line} --data images.npz", capsys)
+    assert result["quantize"] == "int8" and result["pattern_kept"]
+    outputs = export.Interpreter("int8.tflite").run(images())
+    want = output(keras.models.load_model("channels.keras"), images())
+    assert np.abs(outputs - want).max() < 0.1 * np.abs(want).max()
+    assert "--force" in refused(f"{line} --data images.npz", capsys)
+
+
+def test_export_of_masks(folder, capsys):
+    line = "export channels.keras masks.npz --to masks"
+    assert "--structure" in refused(line, capsys)
+    pathlib.Path("masks.json").write_text("{}")
+    assert "masks.json" in refused(f"{line} --structure channel", capsys)
+    run(f"{line} --structure channel --force", capsys)
+    with np.load("masks.npz") as masks:
+        (name,) = [name for name in masks if "second" in name]
+        assert (masks[name].ravel() == [False] * 4 + [True] * 12).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--to onnx --quantize int8", "--quantize cannot be given with --to onnx"),
+        ("--target ethos-u85 --sparse", "--sparse cannot be given with --target"),
+        ("--to tflite --quantize int8", "`representative_data` must be given"),
+        ("--to tflite --data gone.npz", "--data"),
+        ("--to tflite --target flash-size", "not allowed with"),
+        ("", "--to --target"),
+    ],
+)
+def test_export_refuses(folder, capsys, options, message):
+    assert message in refused(f"export channels.keras out.tflite {options}", capsys)
+
+
+@pytest.mark.parametrize("goal", ["--to ethos-u", "--target ethos-u55-128"])
+def test_a_compiler_that_fails_leaves_nothing_behind(folder, capsys, monkeypatch, goal):
+    def fail(*args, **kwargs):
+        raise export.ExportError("Vela cannot\ncompile this")
+
+    monkeypatch.setattr(export, "compile_for_ethos_u", fail)
+    monkeypatch.setattr(smart_tf.targets, "compile_for_ethos_u", fail)
+    line = f"export channels.keras out.tflite {goal} --data images.npz"
+    assert refused(line, capsys, code=1).endswith("Vela cannot compile this")
+
+
+def test_ethos_u_gets_both_files(folder, capsys):
+    pytest.importorskip("ethosu.vela")
+    line = "export channels.keras out.tflite --target ethos-u55-128 --data images.npz"
+    result = run(line, capsys)
+    assert result["path"] == "out.tflite" and result["cycles"] > 0
+    assert {"out.tflite", "out_vela.tflite"} <= set(contents())
+
+
+def test_classes_that_are_not_known(folder, capsys):
+    class Own(keras.layers.Dense):
+        pass
+
+    keras.Sequential([keras.Input((4,)), Own(3)]).save("own.keras")
+    assert "Own" in refused("report own.keras", capsys)
+
+
+def test_an_interrupted_command_says_so(folder, capsys, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(smart_tf, "shrink", interrupt)
+    before = contents()
+    with pytest.raises(SystemExit) as raised:
+        main(["shrink", "channels.keras", "out.keras"])
+    assert raised.value.code == 130 and contents() == before
+    assert capsys.readouterr().err.endswith("smart-tf: interrupted\n")
+
+
+def test_debug_shows_where_an_error_arose(folder):
+    with pytest.raises(ValueError, match="is not there"):
+        main(["report", "gone.keras", "--debug"])
+
+
+def lines(text):
+    """The commands in a text, as lists of arguments."""
+    text = text.replace("\\\n", " ")
+    return [
+        shlex.split(line)[1:] for line in re.findall(r"^ *(smart-tf .*)", text, re.M)
+    ]
+
+
+@pytest.mark.parametrize("command", parser._EXAMPLES)
+def test_help_has_examples_that_parse(capsys, command):
+    with pytest.raises(SystemExit) as raised:
+        main([command, "--help"] if command else ["--help"])
+    text = capsys.readouterr().out
+    examples = lines(text.partition("examples:")[2])
+    assert raised.value.code == 0 and len(examples) >= 2
+    for arguments in (a for a in examples if "--help" not in a):
+        options = parser._parser().parse_args(arguments)
+        assert isinstance(options, argparse.Namespace) and callable(options.run)
+
+
+def test_the_readme_s_commands_parse():
+    examples = lines((ROOT / "README.md").read_text())
+    assert {arguments[0] for arguments in examples} >= {"prune", "export"}
+    for arguments in examples:
+        parser._parser().parse_args(arguments)
+
+
+def test_every_target_and_route_is_offered():
+    assert {"tflite", "onnx", "openvino", "saved_model", "masks", "ethos-u"} <= set(
+        commands.ROUTES
+    )
+
+
+def test_the_console_script_is_this_main():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    scripts = config["options.entry_points"]["console_scripts"]
+    assert scripts.split() == ["smart-tf", "=", "smart_tf.cli:main"]
+
+
+@pytest.mark.slow
+def test_the_module_runs_in_a_process_of_its_own(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "smart_tf", "report", "channels.keras", "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["phase"] == "plain"
+    gone = [sys.executable, "-m", "smart_tf", "report", "gone.keras"]
+    done = subprocess.run(gone, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and not done.stdout
+    assert "Traceback" not in done.stderr
