@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 import smart_tf
-from smart_tf import prunable, targets
+from smart_tf import cli, prunable, targets
 from smart_tf.channels.rules import registry
 from smart_tf.methods import base
 from tests import documents
@@ -55,6 +56,19 @@ def clean(tmp_path, monkeypatch):
 )
 def test_the_python_of_a_page_runs(page, clean):
     documents.run_page(page)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_command_line_run(clean, capsys):
+    page = DOCS / "guides" / "command-line.md"
+    documents.run_page(page)
+    blocks = [b.code for b in documents.blocks(page) if b.language == "sh"]
+    commands = [line for code in blocks for line in code.splitlines()]
+    assert commands
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "smart-tf" and cli.main(arguments) == 0
+        assert capsys.readouterr().out
 
 
 def test_few_blocks_are_not_run_and_each_says_why():
