@@ -6,7 +6,6 @@ One JSON line per model; a model that has its line already is not run again.
 import argparse
 import gc
 import inspect
-import json
 import os
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import smart_tf
-from benchmarks.record import commit, provenance
+from benchmarks.record import append_row, commit, provenance, read_rows
 
 SIZE = 64  # the smallest at which all of them train without NaN when they are dense
 LARGER = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
@@ -98,9 +97,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of models")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    lines = args.results.read_text().splitlines() if args.results.exists() else []
-    rows = {row["model"]: row for row in map(json.loads, lines)}
+    rows = {row["model"]: row for row in read_rows(args.results)}
     for name in args.only or names():
         if name not in rows:
             rows[name] = {
@@ -108,8 +105,7 @@ def main():
                 **provenance("benchmarks.applications", 0),
                 "commit": commit(),
             }
-            with args.results.open("a") as file:
-                file.write(json.dumps(rows[name]) + "\n")
+            append_row(args.results, rows[name])
             print(rows[name], flush=True)
             keras.backend.clear_session()
             gc.collect()

@@ -10,7 +10,6 @@ changes when its input does by 1e-7: where that is much, float32 proves nothing,
 
 import argparse
 import gc
-import json
 import os
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from rich.table import Table
 
 import smart_tf
 from benchmarks.applications import LARGER, names
-from benchmarks.record import RESULTS, commit, provenance
+from benchmarks.record import RESULTS, append_row, commit, provenance, read_rows
 
 SIZE = 48
 OUTPUT = RESULTS / "applications_shrink.jsonl"
@@ -125,16 +124,13 @@ def main():
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
     args = parser.parse_args()
     keras.config.set_floatx(args.dtype)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    lines = args.output.read_text().splitlines() if args.output.exists() else []
-    rows = {key(row): row for row in map(json.loads, lines)}
+    rows = {key(row): row for row in read_rows(args.output)}
     for name in args.only or names():
         if (name, args.dtype) not in rows:
             where = provenance("benchmarks.applications_shrink", 0)
             row = {**run(name), **where, "commit": commit()}
             rows[key(row)] = row
-            with args.output.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(args.output, row)
             print(row, flush=True)
             keras.backend.clear_session()
             gc.collect()

@@ -6,7 +6,6 @@ model's file, the two timed in turns on one thread; cycles are Vela's estimates.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 import smart_tf
-from benchmarks.record import RESULTS, markdown_table, provenance, write
+from benchmarks.record import (
+    RESULTS,
+    append_row,
+    markdown_table,
+    provenance,
+    read_rows,
+    write,
+)
 from examples.datasets import load_fashion_mnist
 from examples.networks import small_resnet
 from examples.training import fit
@@ -66,7 +72,7 @@ def main():
     if missing:
         data = load_fashion_mnist(limit=args.images)
         origin = provenance("benchmarks.export", SEED, PACKAGES)
-        append(args.results, {"provenance": origin | {"data": data.name}})
+        append_row(args.results, {"provenance": origin | {"data": data.name}})
     models = {pattern: trained(pattern, args, data) for pattern in missing}
     for pattern, model in models.items():
         accuracy = model.evaluate(data.x_test, data.y_test, verbose=0)[1]
@@ -74,7 +80,7 @@ def main():
             if (pattern, route) not in rows:
                 row = {"pattern": pattern, "route": route, "accuracy": accuracy}
                 row |= measure(model, pattern, route, args.models, data.x_train[:200])
-                append(args.results, row)
+                append_row(args.results, row)
                 rows[pattern, route] = row
                 print(row, flush=True)
     write(args.results.with_suffix(".md"), tables(rows))
@@ -82,15 +88,8 @@ def main():
 
 def read(path):
     """The measured rows by pattern and route."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [row for row in map(json.loads, lines) if "route" in row]
+    rows = [row for row in read_rows(path) if "route" in row]
     return {(row["pattern"], row["route"]): row for row in rows}
-
-
-def append(path, row):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def trained(pattern, args, data):

@@ -59,6 +59,18 @@ def write(path, content):
     partial.replace(path)
 
 
+def read_rows(path):
+    """List of the dicts in a file with one JSON line each; empty if there is none."""
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+
+
+def append_row(path, row):
+    """Adds a dict as one JSON line, so that a run that was stopped can go on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
 def markdown_table(header, rows):
     """A table for a `.md` file; the first column is text, the others are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]

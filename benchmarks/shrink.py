@@ -20,7 +20,15 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import RESULTS, commit, markdown_table, provenance, write
+from benchmarks.record import (
+    RESULTS,
+    append_row,
+    commit,
+    markdown_table,
+    provenance,
+    read_rows,
+    write,
+)
 from examples.datasets import load_fashion_mnist
 from examples.slim_a_network import NETWORKS, compare, dense_network, slim
 from examples.training import accuracy, fit
@@ -78,7 +86,7 @@ def main():
     args.build.mkdir(parents=True, exist_ok=True)
     epochs = QUICK if args.quick else EPOCHS
     data = load_fashion_mnist(limit=args.images)
-    rows = read(args.output)
+    rows = read_rows(args.output)
     done = {(row["network"], row["macs_removed"], row["seed"]) for row in rows}
     for seed in args.seeds:
         for name in args.networks:
@@ -96,18 +104,11 @@ def main():
                     "images": len(data.x_train),
                     "epochs": epochs,
                 }
-                args.output.parent.mkdir(parents=True, exist_ok=True)
-                with args.output.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(args.output, row)
                 rows.append(row)
                 show(rows)
     write(args.output.with_suffix(".md"), markdown(rows))
     show(rows)
-
-
-def read(path):
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 HEADER = [
