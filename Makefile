@@ -17,7 +17,7 @@ help:
 	@echo "make test-slow  the other tests"
 	@echo "make lint       ruff: style and formatting"
 	@echo "make bench      measure the library itself; results in benchmarks/results/"
-	@echo "make docs       the API pages, in site/"
+	@echo "make docs       the documentation, in site/"
 	@echo "make dist       sdist and wheel, in dist/"
 
 demo: $(READY) data
@@ -45,7 +45,7 @@ bench: $(READY) data
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
-	$(BIN)/pdoc --docformat google --output-directory site smart_tf
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 dist: $(READY)
 	$(BIN)/python -m build

@@ -1,15 +1,13 @@
 """The README's Python is run as it stands there."""
 
-import re
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import DOCS, ROOT, SNIPPETS, python_blocks
+
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+BLOCKS = [block.code for block in python_blocks(ROOT / "README.md")]
 
 
 def block(containing):
@@ -141,5 +139,15 @@ def test_every_target_is_in_the_readme():
 
 
 def test_the_demo_table_is_the_one_that_the_demo_wrote():
-    table = (ROOT / "docs" / "quickstart" / "results.md").read_text()
+    table = (DOCS / "quickstart" / "results.md").read_text()
     assert table in README
+
+
+def test_no_example_is_left_out():
+    tested = ("sparsity=0.9", "shrink(", "smart_tf.Pruner", "Movement", "masks.npz")
+    assert sorted(map(block, tested)) == sorted(BLOCKS)
+
+
+def test_the_method_of_ones_own_is_the_one_of_the_guide():
+    (snippet,) = python_blocks(SNIPPETS / "movement.md")
+    assert block("class Movement").startswith(snippet.code)

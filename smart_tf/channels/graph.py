@@ -34,6 +34,7 @@ class Call:
 
     @property
     def shape(self):
+        """Shape of the first output, without the batch."""
         return self.shapes[0]
 
     def argument(self, name, position):

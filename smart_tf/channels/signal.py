@@ -30,6 +30,7 @@ class Signal:
 
     @property
     def rank(self):
+        """Number of axes, the batch not counted."""
         return len(self.shape)
 
     def vector(self, axis=-1):

@@ -176,6 +176,7 @@ class Method:
         return sgd(learning_rate=1.0, momentum=0.9)
 
     def get_config(self):
+        """Returns `{"class_name", "config"}`; the config holds the fields."""
         return {
             "class_name": type(self).__name__,
             "config": dataclasses.asdict(self),
