@@ -49,6 +49,8 @@ def clean(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(module, attribute, dict(getattr(module, attribute)))
     keras.backend.clear_session()
+    yield
+    keras.mixed_precision.set_dtype_policy("float32")  # If a page failed in between.
 
 
 @pytest.mark.parametrize(
