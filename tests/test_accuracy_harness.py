@@ -11,10 +11,11 @@ import smart_tf
 from benchmarks import accuracy
 from benchmarks.accuracy import config, plots, tables
 from benchmarks.accuracy.__main__ import finished, planned, seconds_per_run
+from benchmarks.accuracy.recipe import batch_order, batches
 from benchmarks.accuracy.runs import Log, resuming
 from benchmarks.accuracy.statistics import check_pairs, paired
 from benchmarks.accuracy.study import Standing, Trial, between, study
-from benchmarks.accuracy.training import Trainer, batches, build, wrap
+from benchmarks.accuracy.training import Trainer, build, wrap
 from examples.clutter import cluttered
 from examples.datasets import Dataset
 
@@ -255,13 +256,15 @@ def test_the_order_of_the_batches_hangs_on_the_seed_only():
     x, y = np.arange(10.0), np.arange(10)
 
     def order(seed):
-        return np.array([b.numpy() for b, _ in batches(x, y, 2, 3, seed)])
+        given = batches(x, y, batch_order(len(x), 2, 3, seed))
+        return np.array([b.numpy() for b, _ in given])
 
     assert order(1).shape == (6, 3)
     assert (order(1) == order(1)).all() and (order(1) != order(2)).any()
     assert len(set(order(1)[:3].ravel())) == len(set(order(1)[3:].ravel())) == 9
     assert all(
-        (b.numpy() == labels.numpy()).all() for b, labels in batches(x, y, 1, 5, 0)
+        (b.numpy() == labels.numpy()).all()
+        for b, labels in batches(x, y, batch_order(len(x), 1, 5, 0))
     )
 
 
