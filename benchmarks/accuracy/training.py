@@ -8,8 +8,10 @@ import time
 import keras
 
 import smart_tf
-from benchmarks.accuracy.config import make_method, make_structure
+from benchmarks.accuracy.config import architecture, make_method, make_structure
 from benchmarks.accuracy.recipe import batch_order, batches, compile_model
+from benchmarks.accuracy.rivals.harness import prune_elsewhere
+from benchmarks.accuracy.rivals.registry import RIVALS
 from benchmarks.record import commit, provenance
 from examples import networks, training
 from examples.clutter import cluttered
@@ -60,7 +62,7 @@ class Trainer:
         keras.utils.set_random_seed(run.seed)
         model = build(run.network, data)
         model.load_weights(checkpoint)
-        model, outcome = (prune if run.pruning else fit_dense)(model, run, data)
+        model, outcome = trained_by(run)(model, run, data)
         outcome["accuracy_val"] = accuracy(model, data.x_val, data.y_val)
         if run.stage == "final":
             outcome["accuracy_test"] = accuracy(model, data.x_test, data.y_test)
@@ -99,12 +101,16 @@ class Trainer:
 
 def build(network, data):
     """The network that a table of the configuration describes, untrained."""
-    options = dict(network)
-    for name in ("name", "dense_rate"):
-        del options[name]
-    return getattr(networks, options.pop("make"))(
-        data.input_shape, data.classes, **options
-    )
+    make, options = architecture(network)
+    return getattr(networks, make)(data.input_shape, data.classes, **options)
+
+
+def trained_by(run):
+    """The function that does a run: from a model, the run and its data to a model and
+    a dict of what is known of the pruning."""
+    if run.base in RIVALS:
+        return prune_elsewhere
+    return prune if run.pruning else fit_dense
 
 
 def fit_dense(model, run, data):
