@@ -209,8 +209,8 @@ def test_a_dash_in_the_overview_has_its_reason_beneath(toy):
         "| toy vit: 2:4 | 50.00 | **50.00** | 50.00 | - (2) | - (2) |",
         "",
         rows[6],
-        "2. pquant, pquant_mended: its PDP has no blocks and no N:M, and no channels "
-        "across layers",
+        "2. pquant, pquant_mended: of its PDP only the pruning of single weights is "
+        "compared",
     ]
     assert re.match(r"1\. tfmot: it prunes no channels, and blocks in Dense", rows[6])
 
@@ -236,24 +236,31 @@ def dense(toy, data, tmp_path):
 @pytest.mark.parametrize(
     "name", ["tfmot", *(pytest.param(n, marks=needs_pquant) for n in ("pquant",))]
 )
-def test_each_layer_has_the_sparsity_that_was_asked_for(toy, data, dense, name):
+def test_each_layer_has_the_sparsity_that_was_asked_for(
+    toy, data, dense, name, monkeypatch
+):
+    seen, real = [], harness.execute
+
+    def watched(rival, job):
+        seen[:] = job, real(rival, job)
+        return seen[1]
+
+    monkeypatch.setattr(harness, "execute", watched)
     run = run_of(toy, name, "residual")
-    model = dense(run)
-    job = harness.make_job(model, run, data)
-    outcome = harness.execute(config.make_method(run.base, run.settings), job)
+    start = dense(run)
+    model, known = harness.prune_elsewhere(dense(run), run, data)
+    job, outcome = seen
     # The same checkpoint gives the same logits and the same accuracy.
-    ours = harness.logits(model, job.probe)
+    ours = harness.logits(start, job.probe)
     np.testing.assert_allclose(outcome.before, ours, atol=1e-4)
     labels = data.y_train[: protocol.PROBED]
     right = np.mean(outcome.before.argmax(-1) == labels)
-    assert right == accuracy(model, job.probe, labels) and right > 0.5
+    assert right == accuracy(start, job.probe, labels) and right > 0.5
     # Zeros by numpy: of each kernel, to one weight.
     for path, kernel in kernels(outcome.weights).items():
         gone = (kernel == 0).sum()
         assert abs(gone - 0.8 * kernel.size) <= 1, path
         assert (kernel != job.weights[path])[kernel != 0].any()  # and it was trained
-    # Network, weights and logits fit together afterwards too.
-    model, known = harness.prune_elsewhere(dense(run), run, data)
     assert known["sparsity"] == pytest.approx(zeros(outcome.weights))
 
 
@@ -277,13 +284,18 @@ def test_tfmot_prunes_two_of_four_inputs_in_attention_too(toy, data, dense):
 def test_tfmot_that_prunes_nothing_is_the_dense_training(toy, data, dense):
     """The same optimizer, rates, batches and epochs give the same weights."""
     run = run_of(toy, "tfmot", "residual", sparsity=0.0)
+    run = dataclasses.replace(run, training={**run.training, "epochs": 1})
     theirs, known = harness.prune_elsewhere(dense(run), run, data)
     assert known["sparsity"] == 0
-    start = dense(run).get_weights()
+    start = dense(run)
     ours, _ = fit_dense(dense(run), run, data)
-    pairs = zip(theirs.get_weights(), ours.get_weights(), start, strict=True)
-    for their, our, before in pairs:
-        assert np.abs(their - our).max() <= 0.05 * np.abs(our - before).max()
+    trios = zip(theirs.weights, ours.weights, start.weights, strict=True)
+    for variables in trios:
+        their, our, before = (variable.numpy() for variable in variables)
+        # Moving variances have n - 1 in tf_keras; n is 8 * 2 * 2 here, or more.
+        allowed = our / 31 if "variance" in variables[0].path else 1e-5
+        assert (np.abs(their - our) <= allowed).all()
+        assert np.abs(our - before).max() > 1e-3
 
 
 @pytest.mark.slow

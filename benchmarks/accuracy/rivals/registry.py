@@ -56,7 +56,7 @@ class Tfmot(Rival):
     power: float = 3
     module = f"{__package__}.tfmot"
     python = Path(sys.executable)
-    install = "make test"
+    install = "pip install -e .[tf-keras]"
 
     def refuses(self, structure, make):
         if not isinstance(structure, structures.Unstructured | structures.NM):
@@ -92,7 +92,7 @@ class PQuant(Rival):
 
     def refuses(self, structure, make):
         if not isinstance(structure, structures.Unstructured):
-            return "its PDP has no blocks and no N:M, and no channels across layers"
+            return "of its PDP only the pruning of single weights is compared"
         if make not in ("small_plain", "small_resnet", "resnet20"):
             return "its layers replace Dense and Conv2D here, and no others"
         return None
