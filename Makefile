@@ -5,11 +5,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PQUANT := build/pquant-venv
 DATA := /usr/share/datasets/fashion-mnist
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-slow test-all lint format bench docs dist data clean
+.PHONY: help demo test test-slow test-all lint format bench pquant docs dist data clean
 
 help:
 	@echo "make demo       prune a small network and show what comes out"
@@ -18,6 +19,7 @@ help:
 	@echo "make lint       ruff: style and formatting"
 	@echo "make bench      measure the library itself; results in benchmarks/results/"
 	@echo "make docs       the documentation, in site/"
+	@echo "make pquant     PQuantML, for the accuracy benchmark's rivals.toml"
 	@echo "make dist       sdist and wheel, in dist/"
 
 demo: $(READY) data
@@ -42,6 +44,11 @@ format: $(READY)
 
 bench: $(READY) data
 	$(BIN)/python -m benchmarks
+
+# It wants another TensorFlow than smart_tf: it has an environment of its own.
+pquant:
+	[ -x $(PQUANT)/bin/python ] || $(PYTHON) -m venv $(PQUANT)
+	$(PQUANT)/bin/python -m pip install --quiet -r benchmarks/accuracy/rivals/pquant.txt
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -e ".[docs]"

@@ -11,10 +11,12 @@ import smart_tf
 from benchmarks import accuracy
 from benchmarks.accuracy import config, plots, tables
 from benchmarks.accuracy.__main__ import finished, planned, seconds_per_run
+from benchmarks.accuracy.recipe import batch_order, batches
+from benchmarks.accuracy.rivals.registry import RIVALS
 from benchmarks.accuracy.runs import Log, resuming
 from benchmarks.accuracy.statistics import check_pairs, paired
 from benchmarks.accuracy.study import Standing, Trial, between, study
-from benchmarks.accuracy.training import Trainer, batches, build, wrap
+from benchmarks.accuracy.training import Trainer, build, wrap
 from examples.clutter import cluttered
 from examples.datasets import Dataset
 
@@ -122,7 +124,7 @@ def test_another_setting_is_another_run(small, tmp_path):
     assert len(train.runs) == 2 * before
 
 
-@pytest.mark.parametrize("name", ["small", "quick", "full", "ablations"])
+@pytest.mark.parametrize("name", ["small", "quick", "full", "ablations", "rivals"])
 def test_every_method_gets_the_same_number_of_trials(small, name):
     read = small if name == "small" else config.load(FOLDER / f"{name}.toml")
     number = read.search["rates"] + read.search["more_trials"]
@@ -155,10 +157,10 @@ def test_close_methods_get_more_seeds_and_others_do_not(small):
 
 def test_a_method_that_cannot_prune_a_structure_is_left_out():
     quick = config.load(FOLDER / "quick.toml")
-    channels = {e.name for e in quick.entrants if e.enters(quick.cells[1])}
-    every = {e.name for e in quick.entrants}
-    assert every - channels == {"magnitude_per_layer", "pdp", "pas", "awg"}
-    assert all(entrant.enters(quick.cells[0]) for entrant in quick.entrants)
+    left_out = quick.left_out(quick.cells[1])
+    assert left_out.keys() == {"magnitude_per_layer", "pdp", "pas", "awg"}
+    assert "belong to none of them" in left_out["magnitude_per_layer"]
+    assert quick.left_out(quick.cells[0]) == {}
 
 
 def test_what_is_best_at_the_edge_is_not_bracketed(small):
@@ -255,18 +257,20 @@ def test_the_order_of_the_batches_hangs_on_the_seed_only():
     x, y = np.arange(10.0), np.arange(10)
 
     def order(seed):
-        return np.array([b.numpy() for b, _ in batches(x, y, 2, 3, seed)])
+        given = batches(x, y, batch_order(len(x), 2, 3, seed))
+        return np.array([b.numpy() for b, _ in given])
 
     assert order(1).shape == (6, 3)
     assert (order(1) == order(1)).all() and (order(1) != order(2)).any()
     assert len(set(order(1)[:3].ravel())) == len(set(order(1)[3:].ravel())) == 9
     assert all(
-        (b.numpy() == labels.numpy()).all() for b, labels in batches(x, y, 1, 5, 0)
+        (b.numpy() == labels.numpy()).all()
+        for b, labels in batches(x, y, batch_order(len(x), 1, 5, 0))
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quick", "full", "ablations"])
+@pytest.mark.parametrize("name", ["quick", "full", "ablations", "rivals"])
 def test_every_method_can_prune_in_every_cell_that_it_enters(name):
     read = config.load(FOLDER / f"{name}.toml")
     sides = {"fashion": 28, "cluttered": 36}
@@ -277,7 +281,8 @@ def test_every_method_can_prune_in_every_cell_that_it_enters(name):
         for entrant in read.entrants:
             run = read.run("tune", cell, entrant, 0.01, entrant.start, 0)
             model = model or build(run.network, data)
-            if run.pruning and entrant.enters(cell):
+            ours = run.pruning and entrant.base not in RIVALS
+            if ours and entrant.name not in read.left_out(cell):
                 smart_tf.strip_pruning(wrap(model, run))
 
 

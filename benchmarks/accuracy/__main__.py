@@ -94,6 +94,7 @@ def _workload(run):
 
 def run(compared, cells, log, args):
     """Does what has no line yet, and then writes the tables."""
+    compared.check_rivals(cells)
     execute = resuming(log, _announced(Trainer(CHECKPOINTS)))
     for cell in cells:
         print(f"{cell}", flush=True)

@@ -7,6 +7,7 @@ import tomllib
 import numpy as np
 
 import smart_tf
+from benchmarks.accuracy.rivals.registry import RIVALS, Rival
 from benchmarks.accuracy.runs import Run
 
 DENSE = "dense"
@@ -62,7 +63,7 @@ class Entrant:
 
     Attributes:
         name: String, as the tables call it.
-        base: String, the method's name; `"dense"` for none.
+        base: String, the name of a method or a rival; `"dense"` for none.
         settings: Dict of fields that are not left as they are.
         knob: String, the field that is tuned, or None.
         values: List of the knob's values; tuning starts in the middle.
@@ -80,14 +81,20 @@ class Entrant:
         """Dict of the settings with the knob at a value."""
         return {**self.settings, **({self.knob: value} if self.knob else {})}
 
-    def enters(self, cell):
-        """Whether the method can prune what a cell asks for."""
+    def refuses(self, cell, make):
+        """Why the method cannot prune what a cell asks for, or None if it can.
+
+        Args:
+            cell: `Cell`.
+            make: String, the function in `examples.networks`.
+        """
         if self.base == DENSE:
-            return True
+            return None
         structure = make_structure(**cell.pruning())
-        coupled = getattr(structure, "coupled", False)
         method = make_method(self.base, self.with_knob(self.start))
-        return method.supports(structure, coupled) is None
+        if isinstance(method, Rival):
+            return method.refuses(structure, make)
+        return method.supports(structure, getattr(structure, "coupled", False))
 
     @property
     def start(self):
@@ -113,6 +120,19 @@ class Config:
         ends = self.networks[cell.network]["rates"]
         grid = np.geomspace(*ends, self.search["rates"])
         return [float(f"{rate:.3g}") for rate in grid]
+
+    def left_out(self, cell):
+        """Dict from the names of the methods that a cell is not for to the reasons."""
+        make, _ = architecture(self.networks[cell.network])
+        reasons = {e.name: e.refuses(cell, make) for e in self.entrants}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def check_rivals(self, cells):
+        """Raises a `RuntimeError` if a rival that some cells need is not installed."""
+        for entrant in self.entrants:
+            if any(entrant.name not in self.left_out(cell) for cell in cells):
+                if entrant.base in RIVALS:
+                    RIVALS[entrant.base].check()
 
     def run(self, stage, cell, entrant, rate, value, seed):
         """The `Run` of a method in a cell.
@@ -149,8 +169,24 @@ def make_structure(structure, coupled, **_):
 
 
 def make_method(base, settings):
-    """The method object that a run names."""
-    return dataclasses.replace(smart_tf.methods.get(base), **settings)
+    """The method object that a run names, or the `Rival`."""
+    known = RIVALS.get(base) or smart_tf.methods.get(base)
+    return dataclasses.replace(known, **settings)
+
+
+def architecture(network):
+    """What a table of the configuration says of how a network is built.
+
+    Args:
+        network: Dict, the table.
+
+    Returns:
+        Tuple of the name of a function in `examples.networks` and a dict of options.
+    """
+    options = dict(network)
+    for name in ("name", "dense_rate", "rates"):
+        options.pop(name, None)
+    return options.pop("make"), options
 
 
 def load(path):

@@ -15,7 +15,7 @@ class Run:
         training: Dict, what all methods have in common.
         pruning: Dict: structure, sparsity and budget; None for the dense network.
         method: String, as the tables call it.
-        base: String, what `smart_tf.prune` calls it, or `"dense"`.
+        base: String, what `smart_tf.prune` calls it, a rival, or `"dense"`.
         settings: Dict of the method's own.
         rate: Float, peak learning rate of the weights.
         seed: Integer.

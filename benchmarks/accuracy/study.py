@@ -53,10 +53,17 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A cell and its list of `Standing`s."""
+    """How a cell came out.
+
+    Attributes:
+        cell: `Cell`.
+        standings: List of `Standing`s.
+        left_out: Dict from the methods that cannot prune what it asks for to why.
+    """
 
     cell: Cell
     standings: list
+    left_out: dict
 
 
 def study(config, cell, execute):
@@ -70,17 +77,18 @@ def study(config, cell, execute):
     Returns:
         `Result`.
     """
-    entrants = [entrant for entrant in config.entrants if entrant.enters(cell)]
+    left_out = config.left_out(cell)
     standings = [
         Standing(entrant, tune(config, cell, entrant, execute), {})
-        for entrant in entrants
+        for entrant in config.entrants
+        if entrant.name not in left_out
     ]
     for seed in config.seeds["final"]:
         _run_finals(config, cell, standings, seed, execute)
     close = contenders(standings, config.margin)
     for seed in config.seeds["more"]:
         _run_finals(config, cell, close, seed, execute)
-    return Result(cell, standings)
+    return Result(cell, standings, left_out)
 
 
 def tune(config, cell, entrant, execute):

@@ -25,7 +25,8 @@ any seed. `before freeze` and `after freeze`: validation accuracy at the end of 
 search, with soft and with hard masks. The best rival is the method of another family
 with the highest mean test accuracy; differences are paired by seed, with intervals of
 Student's t. `not bracketed`: the best rate or knob was the smallest or the largest that
-was tried. \\* in the overview: the interval does not contain 0.
+was tried. In the overview, \\*: the interval does not contain 0; a dash with a number:
+why the method cannot prune what the cell asks for.
 """
 
 
@@ -53,15 +54,27 @@ def document(title, results, missing):
 def overview(results):
     """One row for each cell, one column for each method: mean test accuracy.
 
-    The best method is bold.
+    The best method is bold. Beneath it is why methods are missing from cells.
     """
     names = list(
         dict.fromkeys(s.entrant.name for result in results for s in result.standings)
     )
-    return markdown_table(["cell", *names], [_overview_row(r, names) for r in results])
+    reasons = {}
+    for result in results:
+        for name, reason in result.left_out.items():
+            if name in names:
+                reasons.setdefault(reason, {})[name] = None
+    numbers = {reason: number for number, reason in enumerate(reasons, 1)}
+    rows = [_overview_row(result, names, numbers) for result in results]
+    notes = [
+        f"{numbers[reason]}. {', '.join(missing)}: {reason}\n"
+        for reason, missing in reasons.items()
+    ]
+    table = markdown_table(["cell", *names], rows)
+    return "\n".join([table, "".join(notes)]) if notes else table
 
 
-def _overview_row(result, names):
+def _overview_row(result, names, numbers):
     means = {s.entrant.name: s.mean() for s in result.standings}
     pruned = [s for s in result.standings if s.entrant.base != DENSE]
     best = max((s.entrant.name for s in pruned), key=means.get, default=None)
@@ -72,6 +85,8 @@ def _overview_row(result, names):
             shown[standing.entrant.name] += "\\*"
     if best:
         shown[best] = f"**{shown[best]}**"
+    for name, reason in result.left_out.items():
+        shown[name] = f"- ({numbers.get(reason)})"
     return [str(result.cell), *(shown.get(name, "-") for name in names)]
 
 

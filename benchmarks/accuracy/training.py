@@ -6,11 +6,12 @@ import json
 import time
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 import smart_tf
-from benchmarks.accuracy.config import make_method, make_structure
+from benchmarks.accuracy.config import architecture, make_method, make_structure
+from benchmarks.accuracy.recipe import batch_order, batches, compile_model
+from benchmarks.accuracy.rivals.harness import prune_elsewhere
+from benchmarks.accuracy.rivals.registry import RIVALS
 from benchmarks.record import commit, provenance
 from examples import networks, training
 from examples.clutter import cluttered
@@ -61,7 +62,7 @@ class Trainer:
         keras.utils.set_random_seed(run.seed)
         model = build(run.network, data)
         model.load_weights(checkpoint)
-        model, outcome = (prune if run.pruning else fit_dense)(model, run, data)
+        model, outcome = trained_by(run)(model, run, data)
         outcome["accuracy_val"] = accuracy(model, data.x_val, data.y_val)
         if run.stage == "final":
             outcome["accuracy_test"] = accuracy(model, data.x_test, data.y_test)
@@ -100,12 +101,16 @@ class Trainer:
 
 def build(network, data):
     """The network that a table of the configuration describes, untrained."""
-    options = dict(network)
-    for name in ("name", "dense_rate"):
-        del options[name]
-    return getattr(networks, options.pop("make"))(
-        data.input_shape, data.classes, **options
-    )
+    make, options = architecture(network)
+    return getattr(networks, make)(data.input_shape, data.classes, **options)
+
+
+def trained_by(run):
+    """The function that does a run: from a model, the run and its data to a model and
+    a dict of what is known of the pruning."""
+    if run.base in RIVALS:
+        return prune_elsewhere
+    return prune if run.pruning else fit_dense
 
 
 def fit_dense(model, run, data):
@@ -172,45 +177,18 @@ class AtTheFreeze(keras.callbacks.Callback):
 
 
 def _fit(model, run, data, epochs, rate, order, callbacks=()):
-    """AdamW along a cosine, on batches whose order hangs on `order` only."""
+    """Trains on batches whose order hangs on `order` only."""
     size = run.training["batch_size"]
     steps = len(data.x_train) // size
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps * epochs)
-    model.compile(
-        keras.optimizers.AdamW(schedule),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,  # see examples/training.py
-    )
+    compile_model(keras, model, rate, steps * epochs)
+    indices = batch_order(len(data.x_train), epochs, size, order)
     model.fit(
-        batches(data.x_train, data.y_train, epochs, size, order),
+        batches(data.x_train, data.y_train, indices),
         steps_per_epoch=steps,
         epochs=epochs,
         callbacks=list(callbacks),
         shuffle=False,
         verbose=0,
-    )
-
-
-def batches(x, y, epochs, size, seed):
-    """`tf.data.Dataset` of all batches of all epochs.
-
-    Keras's own shuffling hangs on how many random operations a model has.
-
-    Args:
-        x: Array of images.
-        y: Array of labels.
-        epochs: Integer. What is left over of an epoch is dropped.
-        size: Integer, images in a batch.
-        seed: Integer or list of integers.
-    """
-    rng = np.random.default_rng(seed)
-    used = len(x) // size * size
-    order = np.stack([rng.permutation(len(x))[:used] for _ in range(epochs)])
-    x, y = tf.constant(x), tf.constant(y)
-    return (
-        tf.data.Dataset.from_tensor_slices(order.reshape(-1, size))
-        .map(lambda index: (tf.gather(x, index), tf.gather(y, index)))
-        .prefetch(2)
     )
 
 
