@@ -1,0 +1,1 @@
+"""Tests; a package, since other distributions install a package of this name."""

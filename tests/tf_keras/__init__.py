@@ -1,0 +1,1 @@
+"""Tests for `tf_keras`, which run in a process of their own."""
