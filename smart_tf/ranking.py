@@ -220,9 +220,17 @@ class Ranking:
             (np.arange(end - len(s), end), m.floor())
             for end, s, m in zip(ends, scores, self.ranked, strict=True)
         ]
-        keep = topk.hard_topk(
-            np.concatenate(scores), self.budget(share), self.costs(), floors
-        )
+        budget, costs = self.budget(share), self.costs()
+        try:
+            keep = topk.hard_topk(np.concatenate(scores), budget, costs, floors)
+        except topk.BudgetTooSmall as error:
+            raise ValueError(
+                "Argument `sparsity` must leave every kernel the blocks that have to "
+                "stay (at least one; more where `max_layer_sparsity` says so). Ask for "
+                "less sparsity or smaller blocks, or leave small layers out by "
+                f"`filters`. Received: sparsity={1 - budget / costs.sum():.3g} of "
+                f"{len(costs)} blocks in {len(floors)} kernels"
+            ) from error
         parts = np.split(keep, ends[:-1])
         return {
             id(m): part.reshape(m.costs.shape)

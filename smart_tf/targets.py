@@ -208,8 +208,8 @@ _FLASH = Target(
     round_to=1,
     quantize="int8",
     accelerator=None,
-    advice="Compress the file: zeros in any pattern shrink, and single weights cost "
-    "the least accuracy; blocks of zeros compress best.",
+    advice="Compress the file: zeros in any pattern shrink. Single weights leave the "
+    "search the most freedom; blocks of zeros compress best.",
     gains=(
         Gain("gzip_bytes", "unstructured 70%", "tflite int8", 0.524),
         Gain("gzip_bytes", "unstructured 90%", "tflite int8", 0.240),

@@ -147,6 +147,10 @@ def soft_mask(x, a, s, temperature):
     return mask(x, tf.convert_to_tensor(a), tf.convert_to_tensor(s))
 
 
+class BudgetTooSmall(ValueError):
+    """What has to stay costs more than the budget."""
+
+
 def hard_topk(scores, budget, costs=None, floors=None):
     """Keeps the best entries whose summed cost does not exceed `budget`.
 
@@ -171,8 +175,8 @@ def hard_topk(scores, budget, costs=None, floors=None):
         Boolean NumPy array of shape `(n,)`, True where an entry stays.
 
     Raises:
-        ValueError: If a score is NaN, a cost not positive, the budget negative, or
-            too small for the floors.
+        ValueError: If a score is NaN, a cost not positive or the budget negative.
+        BudgetTooSmall: If the floors alone cost more than the budget; a `ValueError`.
     """
     scores, costs, budget = _checked_hard(scores, costs, budget)
     n = scores.size
@@ -192,7 +196,7 @@ def hard_topk(scores, budget, costs=None, floors=None):
     limit = budget + min(max(1e-9 * budget, 1e-6 * smallest), 0.5 * smallest)
     floor_cost = costs[kept].sum()
     if floor_cost > limit:
-        raise ValueError(
+        raise BudgetTooSmall(
             f"Argument `budget` must cover the floors, which take {floor_cost:g}. "
             f"Received: budget={budget:g}"
         )
