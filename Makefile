@@ -10,10 +10,11 @@ DATA := /usr/share/datasets/fashion-mnist
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-slow test-all lint format bench pquant docs dist data clean
+.PHONY: help demo notebooks test test-slow test-all lint format bench pquant docs dist data clean
 
 help:
 	@echo "make demo       prune a small network and show what comes out"
+	@echo "make notebooks  run the notebooks in examples/, and store what they show"
 	@echo "make test       the tests that take less than a few seconds each"
 	@echo "make test-slow  the other tests"
 	@echo "make lint       ruff: style and formatting"
@@ -24,6 +25,9 @@ help:
 
 demo: $(READY) data
 	$(BIN)/python -m examples.quickstart
+
+notebooks: $(READY) data
+	$(BIN)/python -m examples.notebooks
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -76,4 +80,4 @@ $(READY): setup.cfg pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build examples/build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

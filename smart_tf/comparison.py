@@ -80,7 +80,9 @@ class Comparison:
         return table
 
     def __str__(self):
-        console = Console(file=io.StringIO(), width=100)
+        console = Console(
+            file=io.StringIO(), width=100, color_system=None, force_jupyter=False
+        )
         console.print(self.__rich__())
         return console.file.getvalue()
 

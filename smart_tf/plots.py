@@ -230,6 +230,7 @@ def mask_histogram(history, layer=None, path=None):
         marker=".",
     )
     lower.set(xlabel="optimizer updates", ylabel="temperature")
+    lower.tick_params(axis="y", which="minor", labelleft=False)  # they overlap
     _mark_phases((upper, lower), history.phases, edges)
     return _finished(figure, path)
 
@@ -407,7 +408,12 @@ def _shifted(axes, points):
 
 def _draw_mask(panel, mask):
     image = panel.imshow(
-        tile(mask).astype(np.float32), cmap=_HEAT, vmin=0, vmax=1, aspect="auto"
+        tile(mask).astype(np.float32),
+        cmap=_HEAT,
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
     )
     outputs, inputs, height, width = mask.shape
     for row in range(1, height):

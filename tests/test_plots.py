@@ -144,6 +144,7 @@ def test_a_mask_is_a_map_at_each_kernel_position():
     above, below = mask[:, :, 0, 0], mask[:, :, 1, 0]
     shown = np.asarray(panel.images[0].get_array())
     np.testing.assert_allclose(shown, np.concatenate([above, below]))
+    assert panel.images[0].get_interpolation() == "nearest"  # no block is smeared
 
 
 def test_moments_are_taken_from_the_search():

@@ -149,7 +149,9 @@ class ChannelGroups:
         return table
 
     def __str__(self):
-        console = Console(file=io.StringIO(), width=110)
+        console = Console(
+            file=io.StringIO(), width=110, color_system=None, force_jupyter=False
+        )
         console.print(self.__rich__())
         return console.file.getvalue()
 

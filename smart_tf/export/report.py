@@ -13,7 +13,9 @@ class ExportError(RuntimeError):
 
 def render(*parts, width=100):
     """Print tables and lines of text into one string."""
-    console = Console(file=io.StringIO(), width=width)
+    console = Console(
+        file=io.StringIO(), width=width, color_system=None, force_jupyter=False
+    )
     for part in parts:
         console.print(part, markup=False, highlight=False)
     lines = console.file.getvalue().splitlines()
