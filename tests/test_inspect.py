@@ -82,6 +82,19 @@ def test_patterns_of_a_keras_file_without_its_classes(tmp_path):
     assert set(found["last/0"].patterns) == {"1x4", "channel"}
 
 
+def test_a_pattern_that_asks_nothing_of_a_kernel_is_not_named(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, use_bias=False)]
+    )
+    kernel = np.ones((3, 3, 1, 4))
+    kernel[0, 0, 0, 0] = 0  # one input channel: no groups of 4 along it
+    model.set_weights([kernel])
+    model.save(tmp_path / "model.keras")
+    (tensor,) = smart_tf.inspect_file(tmp_path / "model.keras").tensors
+    assert tensor.zeros == 1
+    assert tensor.patterns == ()
+
+
 def test_axes_of_special_keras_kernels(tmp_path):
     tokens = keras.Input((6, 8))
     x = keras.layers.MultiHeadAttention(2, 4, name="heads")(tokens, tokens)

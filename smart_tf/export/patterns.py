@@ -16,7 +16,8 @@ def held_patterns(zeros, layout, rounded=False):
 
     Blocks and channels hold where the zeros are whole blocks; of a tensor that was
     rounded, one in ten of the weights in between may be zero as well.  N:M holds where
-    every group has enough zeros.
+    every group has enough zeros.  A pattern that asks nothing of a tensor, since its
+    axes are too short for it, is not named.
 
     Args:
         zeros: Boolean array.
@@ -50,8 +51,11 @@ def _holds(zeros, layout, pattern, rounded):
     if not zeros.any() or structure.supports(zeros.shape, layout) is not None:
         return False
     if isinstance(structure, structures.NM):
-        groups = structure.to_groups(~zeros, layout)
-        return all((matrix.numpy().sum(1) <= keep).all() for matrix, keep in groups)
+        groups = [(m.numpy(), n) for m, n in structure.to_groups(~zeros, layout)]
+        demanding = any(matrix.shape[1] > keep for matrix, keep in groups)
+        return demanding and all((m.sum(1) <= keep).all() for m, keep in groups)
+    if structure.costs(zeros.shape, layout).max() == 1:
+        return False
     blocks = in_whole_blocks(zeros, layout, structure)
     stray = np.count_nonzero(zeros) - blocks
     allowed = ROUNDING * (zeros.size - blocks) if rounded else 0
