@@ -70,8 +70,8 @@ def test_the_papers_settings_are_a_name_away():
 
 
 @pytest.mark.parametrize("method", ["paper", "smart"])
-def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_logits_scale(method):
-    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 0.1."""
+def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_temperatures_scale(method):
+    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 1, as `tau_0` is."""
     kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     model = smart_tf.prune(linear(kernel), structure="2:4", method=method)
     (mask,) = model.layers[-1].weight_masks
@@ -79,7 +79,7 @@ def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_logits_scale(method):
     got = mask.method.soft_mask(tf.constant(kernel), mask, state).numpy()
     magnitudes = np.abs(kernel.astype("float64"))
     if method == "smart":
-        magnitudes *= 0.1 / np.sqrt((magnitudes**2).mean())
+        magnitudes *= 1.0 / np.sqrt((magnitudes**2).mean())
     for column in range(3):
         for rows in (slice(0, 4), slice(4, 8)):
             expected = soft_topk(magnitudes[rows, column], 2, 0.05)

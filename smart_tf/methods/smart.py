@@ -23,7 +23,8 @@ class Smart(Method):
     The kernel is `w * f`, with `f = sigmoid((m - theta) / tau)` the soft top-k of
     the logits `m` of ALL layers (eq. 2 and 5), at a temperature `tau` that falls
     with every step. N:M structures have no logits (appendix F, eq. 14): there `f`
-    is the soft top-N of `|w|` within each group, on every kernel's own scale.
+    is the soft top-N of `|w|` within each group, where every kernel's root mean square
+    counts as the initial temperature.
 
     The temperature is relative to the spread of the logits: the masks are decided
     while `tau` falls from about 3 to 0.05 of their standard deviation. The default
@@ -94,9 +95,10 @@ class Smart(Method):
     def _soft_mask_within_groups(self, weights, weight_mask, temperature):
         magnitudes = tf.abs(tf.cast(weights, tf.float32))
         if self.initial_spread > 0:
-            # The same spread as the logits have, so that one schedule fits both.
+            # Logits drift apart while they learn; magnitudes hardly do. So they start
+            # at the temperature's scale, or many would be undecided at the freeze.
             rms = tf.sqrt(tf.reduce_mean(tf.square(magnitudes)))
-            scale = self.initial_spread / tf.maximum(rms, 1e-12)
+            scale = self.initial_temperature / tf.maximum(rms, 1e-12)
             magnitudes *= tf.stop_gradient(scale)
         return mask_groups(
             magnitudes,
