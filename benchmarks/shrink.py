@@ -145,10 +145,11 @@ def cells(row):
 
 def markdown(rows):
     last = rows[-1]
+    commands = "`, `".join(sorted({row["command"] for row in rows}))
     images = " and ".join(f"{n:,}" for n in sorted({row["images"] for row in rows}))
     return (
         "# Channels removed: size, latency and accuracy\n\n"
-        f"`{last['command']}` on {last['machine']['cpu']}, {last['machine']['cores']} "
+        f"`{commands}` on {last['machine']['cpu']}, {last['machine']['cores']} "
         f"cores; {last['data']}, {images} training images; latency through "
         "LiteRT, one thread, interleaved. Bars at half the MACs: 1.7 times faster, "
         "accuracy within 0.5 points of dense.\n\n"
