@@ -146,7 +146,7 @@ def test_the_demo_table_is_the_one_that_the_demo_wrote():
 def test_no_example_is_left_out():
     tested = (
         *("sparsity=0.9", "smart_tf.shrink", "smart_tf.Pruner", "class Movement"),
-        "masks.npz",
+        *("masks.npz", "smart_tf.MaskHistory"),
     )
     assert sorted(map(block, tested)) == sorted(BLOCKS)
 
