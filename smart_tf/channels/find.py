@@ -126,10 +126,10 @@ def _alike(axes, roots, free):
 def _unit(round_to, often, size):
     """In what steps to cut a group whose channels come `often` times on an axis.
 
-    A group that is too small to be cut in such steps at all takes finer ones.
+    A group that is too small to be cut well in such steps takes finer ones.
     """
     unit = round_to // math.gcd(round_to, often)
-    while unit > 1 and size < 2 * unit:
+    while unit > 1 and size < 3 * unit:
         unit //= 2
     return unit
 

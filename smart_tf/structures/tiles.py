@@ -133,8 +133,8 @@ class Channel(_Tiles):
             normalisations, depthwise convolutions), with one logit for all of them.
             False is the form of the SMART paper, on the kernels of single layers.
         round_to: Integer >= 1, the widths of coupled layers are left at multiples
-            of it, since odd widths run slower. Layers with fewer than twice as many
-            channels are cut in finer steps.
+            of it, since odd widths run slower. Layers with fewer than three times as
+            many channels are cut in finer steps.
 
     Raises:
         ValueError: If `round_to` is not a positive integer.
