@@ -4,9 +4,9 @@ import importlib.util
 import os
 import warnings
 
-import keras
 from rich.console import Console
 
+from smart_tf.flavours.callback import Callback
 from smart_tf.optimizer import set_optimizer
 from smart_tf.pruner import Pruner
 from smart_tf.ranking import DENSE
@@ -15,7 +15,7 @@ from smart_tf.schedules import TemperatureSchedule, check_schedule
 from smart_tf.summaries import MaskSummaries, freeze_summary
 
 
-class SmartPruningCallback(keras.callbacks.Callback):
+class SmartPruningCallback(Callback):
     """Pre-training, structure search and fine-tuning inside one `fit` (algorithm 1).
 
     Works on Keras 3 and on `tf_keras` models. With this callback the model's
@@ -56,9 +56,6 @@ class SmartPruningCallback(keras.callbacks.Callback):
         TypeError: If `log_dir` is not a path.
         ImportError: If there is a `log_dir` and no `tensorboard`.
     """
-
-    # What `tf_keras` asks its callbacks.
-    _supports_tf_logs = False
 
     def __init__(
         self,
@@ -222,16 +219,6 @@ class SmartPruningCallback(keras.callbacks.Callback):
             self.initial_temperature or method.initial_temperature,
             self.final_temperature or method.final_temperature,
         )
-
-    # `tf_keras` asks its callbacks which hooks they have.
-    def _implements_train_batch_hooks(self):
-        return True
-
-    def _implements_test_batch_hooks(self):
-        return False
-
-    def _implements_predict_batch_hooks(self):
-        return False
 
 
 def _check_log_dir(log_dir):

@@ -1,16 +1,16 @@
 """What removing channels has bought: a network beside the one that it was cut from."""
 
 import dataclasses
-import io
 import math
 import tempfile
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from smart_tf import export, plots, prunable
 from smart_tf.channels import find_groups
+from smart_tf.printing import render
 from smart_tf.rewrite import parts
 
 
@@ -80,11 +80,7 @@ class Comparison:
         return table
 
     def __str__(self):
-        console = Console(
-            file=io.StringIO(), width=100, color_system=None, force_jupyter=False
-        )
-        console.print(self.__rich__())
-        return console.file.getvalue()
+        return render(self.__rich__())
 
 
 def compare(original, small, files=True, representative_data=None):

@@ -13,10 +13,10 @@ import numpy as np
 from rich.table import Table
 
 from smart_tf.export.patterns import held_patterns
-from smart_tf.export.report import render
 from smart_tf.export.sparse_format import encoded_bytes
 from smart_tf.export.tensors import WeightTensor, read_weights
 from smart_tf.layouts import Layout
+from smart_tf.printing import render
 
 # What the axes of a Keras kernel mean, by the path of its layer in the file: that is
 # made of class names, not of the user's names.  The last rule is for all others.

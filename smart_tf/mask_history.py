@@ -1,14 +1,14 @@
 """`MaskHistory`: what the masks looked like while they were searched for."""
 
-import keras
 import numpy as np
 
 from smart_tf import flavours
+from smart_tf.flavours.callback import Callback
 from smart_tf.ranking import PHASES, SearchState, joined
 from smart_tf.report import kernel_name
 
 
-class MaskHistory(keras.callbacks.Callback):
+class MaskHistory(Callback):
     """Keeps the masks of a model at moments of its training.
 
     Works in `fit` on Keras 3 and on `tf_keras` models, beside `SmartPruningCallback`
@@ -48,9 +48,6 @@ class MaskHistory(keras.callbacks.Callback):
         ValueError: If `every` is out of range; in `fit`, before the first step, if the
             model has no pruning wrappers or no kernel is of these names.
     """
-
-    # What `tf_keras` asks its callbacks.
-    _supports_tf_logs = True
 
     def __init__(self, every=None, kernels=None):
         super().__init__()
@@ -125,13 +122,3 @@ class MaskHistory(keras.callbacks.Callback):
             for key, name in names.items()
             if any(part in name for part in self.kernels)
         }
-
-    # `tf_keras` asks its callbacks which hooks they have.
-    def _implements_train_batch_hooks(self):
-        return True
-
-    def _implements_test_batch_hooks(self):
-        return False
-
-    def _implements_predict_batch_hooks(self):
-        return False

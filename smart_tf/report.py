@@ -1,13 +1,12 @@
 """What pruning did to a model, layer by layer."""
 
 import dataclasses
-import io
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from smart_tf import flavours, plots, prunable
+from smart_tf.printing import render
 from smart_tf.pruning import why_left_alone
 from smart_tf.ranking import PHASES, Ranking
 from smart_tf.rewrite import parts
@@ -155,11 +154,7 @@ class PruningReport:
         )
 
     def __str__(self):
-        console = Console(
-            file=io.StringIO(), width=110, color_system=None, force_jupyter=False
-        )
-        console.print(self.__rich__())
-        return console.file.getvalue()
+        return render(self.__rich__(), width=110)
 
 
 def _blocks_kept(kernels):

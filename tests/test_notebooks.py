@@ -9,7 +9,7 @@ import pytest
 
 import smart_tf
 from examples import notebooks
-from smart_tf.export.report import render
+from smart_tf.printing import render
 
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 ABSOLUTE = re.compile(

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import io
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from smart_tf.cut_costs import CutCosts
+from smart_tf.printing import render
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,11 +148,7 @@ class ChannelGroups:
         return table
 
     def __str__(self):
-        console = Console(
-            file=io.StringIO(), width=110, color_system=None, force_jupyter=False
-        )
-        console.print(self.__rich__())
-        return console.file.getvalue()
+        return render(self.__rich__(), width=110)
 
 
 def _counted(flow, kind):

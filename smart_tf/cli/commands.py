@@ -13,8 +13,8 @@ from rich.table import Table
 import smart_tf
 from smart_tf import export, flavours, targets
 from smart_tf.cli import data, models
-from smart_tf.export.report import render
 from smart_tf.export.staging import staged
+from smart_tf.printing import render
 
 
 class Refused(RuntimeError):

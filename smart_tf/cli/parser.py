@@ -81,9 +81,8 @@ def main(arguments=None):
     text = json.dumps(result.to_dict(), indent=1) if options.json else str(result)
     try:
         print(text, flush=True)
-    except (
-        BrokenPipeError
-    ):  # Who reads (`head`, say) has enough; exiting flushes again.
+    except BrokenPipeError:
+        # Who reads (`head`, say) has enough; exiting would flush, and fail, again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

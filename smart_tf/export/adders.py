@@ -6,8 +6,9 @@ import numpy as np
 from rich.table import Table
 
 from smart_tf.export.optional import require
-from smart_tf.export.report import ExportError, render
+from smart_tf.export.report import ExportError
 from smart_tf.export.tensors import read_weights
+from smart_tf.printing import render
 
 
 @dataclasses.dataclass(frozen=True)

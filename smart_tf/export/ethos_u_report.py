@@ -4,7 +4,7 @@ import dataclasses
 
 from rich.table import Table
 
-from smart_tf.export.report import render
+from smart_tf.printing import render
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from rich.table import Table
 
 from smart_tf.export import onnx, openvino
-from smart_tf.export.report import render
 from smart_tf.export.runtime import Interpreter
+from smart_tf.printing import render
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,25 +1,14 @@
 """What an export reports, and how it prints."""
 
 import dataclasses
-import io
 
-from rich.console import Console
 from rich.table import Table
+
+from smart_tf.printing import render
 
 
 class ExportError(RuntimeError):
     """A model that did not survive its conversion; no file was left behind."""
-
-
-def render(*parts, width=100):
-    """Print tables and lines of text into one string."""
-    console = Console(
-        file=io.StringIO(), width=width, color_system=None, force_jupyter=False
-    )
-    for part in parts:
-        console.print(part, markup=False, highlight=False)
-    lines = console.file.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in lines)
 
 
 @dataclasses.dataclass(frozen=True)
