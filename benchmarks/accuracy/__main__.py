@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import tensorflow as tf
+
 from benchmarks.accuracy import config, plots, tables
 from benchmarks.accuracy.runs import Log, resuming
 from benchmarks.accuracy.statistics import check_pairs
@@ -24,7 +26,7 @@ class Missing(Exception):
 
 def main():
     args = parse_arguments()
-    compared = config.load(args.config)
+    compared = config.load(args.config).only(args.methods)
     cells = [cell for cell in compared.cells if re.search(args.cells, str(cell))]
     log = Log(args.lines)
     {"plan": plan, "run": run, "tables": tabulate}[args.action](
@@ -41,6 +43,12 @@ def parse_arguments():
     parser.add_argument("--config", type=Path, help="a TOML file of your own")
     parser.add_argument("--lines", type=Path, help="the file of the runs' lines")
     parser.add_argument("--cells", default="", help="regular expression of cells")
+    parser.add_argument(
+        "--methods", default="", help="regular expression of methods; no tables of some"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of a run; 1 for one command a core"
+    )
     args = parser.parse_args()
     args.config = args.config or HERE / ("quick.toml" if args.quick else "full.toml")
     default = RESULTS / f"accuracy_{args.config.stem}.jsonl"
@@ -94,12 +102,15 @@ def _workload(run):
 
 def run(compared, cells, log, args):
     """Does what has no line yet, and then writes the tables."""
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
     compared.check_rivals(cells)
     execute = resuming(log, _announced(Trainer(CHECKPOINTS)))
     for cell in cells:
         print(f"{cell}", flush=True)
         study(compared, cell, execute)
-    tabulate(compared, cells, log, args)
+    if not args.methods:
+        tabulate(compared, cells, log, args)
 
 
 def _announced(train):

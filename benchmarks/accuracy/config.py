@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import tomllib
 
 import numpy as np
@@ -114,6 +115,11 @@ class Config:
     networks: dict
     entrants: list
     cells: list
+
+    def only(self, pattern):
+        """The same without the methods in whose name a regular expression is not."""
+        kept = [e for e in self.entrants if re.search(pattern, e.name)]
+        return dataclasses.replace(self, entrants=kept)
 
     def rates(self, cell):
         """List of floats: the learning rates of the grid, rising."""

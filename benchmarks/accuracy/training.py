@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import json
+import os
 import time
 
 import keras
@@ -93,7 +94,7 @@ class Trainer:
             epochs = run.training["dense_epochs"]
             _fit(model, run, data, epochs, run.network["dense_rate"], [run.seed, 0])
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name("partial.weights.h5")
+            partial = path.with_name(f"partial-{os.getpid()}.weights.h5")
             model.save_weights(partial)
             partial.replace(path)
         return path
