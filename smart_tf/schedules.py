@@ -28,7 +28,8 @@ class TemperatureSchedule:
 
     Args:
         begin_step: Integer >= 0, the first step of the search, counted in
-            optimizer updates from 0.
+            optimizer updates from 0 (in batches, where the optimizer accumulates
+            gradients over several).
         end_step: Integer > `begin_step`, the step at which the search is over
             and the masks are frozen.
         initial_temperature: Positive float, `tau_0`.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from rich.panel import Panel
 from rich.table import Table
 
-from smart_tf.plots import tile
+from smart_tf.plots.masks import tile
 from smart_tf.report import kernel_name
 
 _LARGEST_IMAGE = 512

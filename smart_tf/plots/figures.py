@@ -1,0 +1,40 @@
+"""What all pictures share: empty figures, colours, and writing to a file."""
+
+from smart_tf.export.optional import require
+from smart_tf.export.staging import staged
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bbbbbb")
+"""Paul Tol's bright scheme, which colour-blind readers can tell apart."""
+
+MARKERS = "osD^vPX"
+DARK, GREY, PALE = "#222222", "#777777", "#dddddd"
+
+
+def new_figure(width, height):
+    """An empty figure of so many inches, which belongs to no window."""
+    figure = require("matplotlib.figure", "plots").Figure
+    return figure(figsize=(width, height), layout="constrained")
+
+
+def new_axes(width, height):
+    """A figure and its only axes, without a frame at the top and the right."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def style_of(index):
+    """Dict: colour and mark of the curve with a number."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def finished(figure, path):
+    """The figure, written to `path` if there is one."""
+    if path is not None:
+        with staged(path) as scratch:
+            figure.savefig(scratch, dpi=150)
+    return figure
