@@ -9,9 +9,9 @@ from rich.console import Console
 from smart_tf.flavours.callback import Callback
 from smart_tf.optimizer import set_optimizer
 from smart_tf.pruner import Pruner
-from smart_tf.ranking import DENSE
 from smart_tf.report import report
 from smart_tf.schedules import TemperatureSchedule, check_schedule
+from smart_tf.search import DENSE
 from smart_tf.summaries import MaskSummaries, freeze_summary
 
 

@@ -10,14 +10,9 @@ import tensorflow as tf
 from smart_tf import methods, prunable, structures
 from smart_tf.coupling import Coupling
 from smart_tf.layouts import Layout
-from smart_tf.ranking import (
-    DENSE,
-    FROZEN,
-    NOT_STARTED,
-    Ranking,
-    SearchState,
-)
+from smart_tf.ranking import Ranking
 from smart_tf.schedules import TemperatureSchedule, check_schedule
+from smart_tf.search import DENSE, FROZEN, NOT_STARTED, SearchState
 from smart_tf.weight_masks import ChannelMask, WeightMask
 
 LOGITS = "mask_logits"
@@ -166,9 +161,9 @@ class MaskedLayer:
         """`[(PrunableWeight, tensor)]`: what the layer is to run on."""
         if training:
             self._warn_if_nobody_drives()
-            packed = self.ranking.state_for(self)
+            packed = self.ranking.search.state_for(self)
             self.search_state.assign(packed)
-            self.ranking.add_penalty(self)
+            self.ranking.search.add_penalty(self)
         else:
             packed = tf.convert_to_tensor(self.search_state)
         state = SearchState.unpack(packed)
@@ -238,7 +233,7 @@ class _Projection:
         if self._steps:
             step = tf.convert_to_tensor(layer.pruning_step)
             layer.pruning_step.assign(step + tf.cast(step > NOT_STARTED, step.dtype))
-            layer.ranking.step_done()
+            layer.ranking.search.step_done()
         return self._mask.project(weights)
 
 

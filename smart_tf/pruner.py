@@ -10,8 +10,9 @@ from smart_tf.optimizer import (
     peak_learning_rate,
     transfer,
 )
-from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
+from smart_tf.ranking import Ranking
 from smart_tf.schedules import check_schedule
+from smart_tf.search import FROZEN, NOT_STARTED
 
 
 class Pruner:
@@ -81,7 +82,7 @@ class Pruner:
 
     @property
     def phase(self):
-        """`ranking.DENSE`, `SEARCHING` or `FROZEN`."""
+        """`search.DENSE`, `SEARCHING` or `FROZEN`."""
         return self.ranking.phase
 
     @property

@@ -7,8 +7,9 @@ from smart_tf.budgets import block_prices
 from smart_tf.channels import couple, find_groups
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
-from smart_tf.ranking import FROZEN, Ranking
+from smart_tf.ranking import Ranking
 from smart_tf.rewrite import parts, rewrite
+from smart_tf.search import FROZEN
 from smart_tf.subclassed import mark, unmark
 
 

@@ -8,8 +8,9 @@ from rich.table import Table
 from smart_tf import flavours, plots, prunable
 from smart_tf.printing import render
 from smart_tf.pruning import why_left_alone
-from smart_tf.ranking import PHASES, Ranking
+from smart_tf.ranking import Ranking
 from smart_tf.rewrite import parts
+from smart_tf.search import PHASES
 
 _NUMBERS = ["weights", "zeros", "sparsity", "blocks kept"]
 

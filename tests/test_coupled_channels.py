@@ -159,7 +159,7 @@ def test_the_gradient_of_the_shared_logits_is_that_of_the_loss():
     def loss():
         for layer, state in zip(pruner.layers, states, strict=True):
             layer.search_state.assign(state)
-        pruner.ranking.step_done()
+        pruner.ranking.search.step_done()
         outputs = model(X, training=True)
         return tf.reduce_mean(tf.square(outputs - 1.0)) * 100
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
-from smart_tf.ranking import SEARCHING, SearchState
+from smart_tf.search import SEARCHING, SearchState
 from tests.references import block_sums, linear, spread_blocks
 
 TAU = 0.05

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import smart_tf
-from smart_tf.ranking import DENSE, FROZEN, SEARCHING
+from smart_tf.search import DENSE, FROZEN, SEARCHING
 from tests.references import (
     EachBatch,
     EachEpoch,

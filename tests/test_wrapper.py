@@ -10,7 +10,7 @@ from keras.src.testing import TestCase
 
 import smart_tf
 from smart_tf import topk
-from smart_tf.ranking import SEARCHING
+from smart_tf.search import SEARCHING
 from tests.references import assert_same, jacobian, output, soft_topk, temperature_at
 
 INITIAL, FINAL, END = 2.0, 0.05, 20

@@ -102,7 +102,7 @@ class Method:
         Args:
             weights: Kernel tensor.
             weight_mask: The `smart_tf.weight_masks.WeightMask` of this kernel.
-            state: `smart_tf.ranking.SearchState` of this step.
+            state: `smart_tf.search.SearchState` of this step.
 
         Returns:
             Float32 tensor of the shape of the structure's grid, differentiable in

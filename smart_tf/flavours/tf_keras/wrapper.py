@@ -11,7 +11,8 @@ from tf_keras.src.engine import base_layer_utils
 
 from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
-from smart_tf.ranking import FROZEN, NOT_STARTED, Ranking
+from smart_tf.ranking import Ranking
+from smart_tf.search import FROZEN, NOT_STARTED
 
 
 @keras.saving.register_keras_serializable(package="smart_tf")
