@@ -13,6 +13,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    for path in sorted(RESULTS.iterdir()):
+    for path in sorted(path for path in RESULTS.rglob("*") if path.is_file()):
         source = {"abs_src_path": str(path)}
-        files.append(File.generated(config, f"results/{path.name}", **source))
+        place = path.relative_to(RESULTS).as_posix()
+        files.append(File.generated(config, f"results/{place}", **source))

@@ -5,7 +5,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from smart_tf import topk
 from smart_tf.cut_costs import CutCosts
+
+_MARGIN = 0.02  # of a channel: by so much a full group stays short of its width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Coupling:
         """The number of channels."""
         return sum(self.costs.sizes)
 
-    def linear_problem(self, shares):
+    def linear_problem(self, shares, spend=1.0):
         """The budget as the soft top-k takes it: costs of single channels.
 
         Both sides of a kernel shrink, so that what a channel costs depends on the
@@ -55,6 +58,7 @@ class Coupling:
 
         Args:
             shares: float32 tensor `(channels,)`, the last soft masks.
+            spend: Number or scalar tensor in (0, 1], the share of the budget to use.
 
         Returns:
             Tuple `(budget, costs)`: a float32 scalar tensor inside (0, sum(costs)),
@@ -70,7 +74,8 @@ class Coupling:
         spent = tf.reduce_sum(kept * (product + vector)) + constant / unit
         costs = tf.gather(tf.maximum(slopes, 1e-6), group_of)
         total = tf.reduce_sum(costs)
-        budget = tf.reduce_sum(slopes * kept) + self.budget / unit - spent
+        aim = spend * (self.budget / unit)
+        budget = tf.reduce_sum(slopes * kept) + aim - spent
         return tf.clip_by_value(budget, 1e-3 * total, 0.999 * total), costs
 
     def select(self, scores, share=1.0):
@@ -83,6 +88,32 @@ class Coupling:
         total = self.costs.total()
         budget = total - share * (total - self.budget)
         return self.costs.select(scores, budget, self.floors)
+
+    def settled(self, logits, theta, temperature):
+        """Moves each group as a whole, so that its soft masks sum to a whole width.
+
+        The widths are those that `select` would leave now: whole units, within the
+        budget. How the channels of a group compare with each other stays as it is.
+
+        Args:
+            logits: float32 array `(channels,)`.
+            theta: Float, their threshold.
+            temperature: Positive float.
+
+        Returns:
+            Tuple of the moved logits, and of the share of the budget that the widths
+            cost.
+        """
+        group_of, sizes = self.costs.group_of, self.costs.sizes
+        keep = self.select(logits.astype(np.float64))
+        widths = np.bincount(group_of, weights=keep, minlength=len(sizes))
+        moved = logits.copy()
+        for group, (width, size) in enumerate(zip(widths, sizes, strict=True)):
+            own = group_of == group
+            short = np.clip(width, _MARGIN, size - _MARGIN)
+            a, s = topk.threshold(logits[own], short, temperature)
+            moved[own] += theta - float(a + temperature * s)
+        return moved, self.costs.total(widths) / self.budget
 
     def sparsity(self, keep):
         """Float: which fraction of the cost is gone when `keep` stays."""

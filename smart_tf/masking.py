@@ -12,7 +12,7 @@ from smart_tf.coupling import Coupling
 from smart_tf.layouts import Layout
 from smart_tf.ranking import Ranking
 from smart_tf.schedules import TemperatureSchedule, check_schedule
-from smart_tf.search import DENSE, FROZEN, NOT_STARTED, SearchState
+from smart_tf.search import FROZEN, NOT_STARTED, SearchState
 from smart_tf.weight_masks import ChannelMask, WeightMask
 
 LOGITS = "mask_logits"
@@ -95,9 +95,7 @@ class MaskedLayer:
                 f"no weights that can be pruned with structure '{self.structure}': "
                 f"{prunable.why_not(self.layer) or 'no kernel that it fits'}."
             )
-        self.search_state = self._add_variable(
-            "search_state", np.array([DENSE, 1, 0, 0, 0], np.float32)
-        )
+        self.search_state = self._add_variable("search_state", SearchState.initial())
         self.pruning_step = self._add_variable(
             "pruning_step", np.array(NOT_STARTED, np.int64)
         )

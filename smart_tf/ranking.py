@@ -69,15 +69,37 @@ class Ranking:
         method = self.layers[0].method
         if self.shared_logits() is not None:
             (start,) = method.initial_logits([self._channel_scores()])
-            self.lead.shared_logits.assign(start.astype(np.float32))
-            for mask in self.coupled:
-                copied = start[np.maximum(mask.channels, 0)]
-                mask.logits.assign(copied.astype(np.float32))
+            self._set_shared_logits(start)
+            self._set_state(spend=1.0)
         if not self.ranked or not method.has_logits:
             return
         starts = method.initial_logits([m.scores() for m in self.ranked])
         for mask, start in zip(self.ranked, starts, strict=True):
             mask.logits.assign(start.astype(np.float32))
+
+    def _set_shared_logits(self, values):
+        self.lead.shared_logits.assign(values.astype(np.float32))
+        for mask in self.coupled:
+            copied = values[np.maximum(mask.channels, 0)]
+            mask.logits.assign(copied.astype(np.float32))
+
+    def settle_widths(self):
+        """Moves the logits of channels, group by group, to widths of whole units.
+
+        What is cut are whole units (`round_to`), which the soft masks do not know of:
+        without this, the freeze takes up to half a unit from some groups and gives
+        it to others. For kernels of single layers there is nothing to do.
+        """
+        if self.shared_logits() is None or max(self.lead.coupling.costs.units) == 1:
+            return
+        state = SearchState(*self.lead.search_state.numpy())
+        logits, spend = self.lead.coupling.settled(
+            self.shared_logits().numpy(),
+            state.a + state.temperature * state.s,
+            state.temperature,
+        )
+        self._set_shared_logits(logits)
+        self._set_state(spend=spend)
 
     def hard_masks(self, share=1.0):
         """The exact 0/1 masks that the ranking stands for now, one for each kernel.
@@ -261,7 +283,8 @@ class Ranking:
         steps = [schedule.begin_step + int(at * length) for at in method.milestones()]
         due = sum(at <= step for at in steps)
         # Those done count no more once a later search begins.
-        done = min(int(self.layers[0].search_state.numpy()[-1]), due)
+        state = SearchState(*self.layers[0].search_state.numpy())
+        done = min(int(state.updates), due)
         for index in range(done, due):
             method.update(self, index)
         self._set_state(updates=due)

@@ -22,7 +22,8 @@ class SearchState(NamedTuple):
 
     `a` and `s` are the threshold `theta = a + temperature * s` as a pair: one
     float32 is too coarse for it at low temperatures. `updates` counts the method's
-    milestones that are done.
+    milestones that are done. `spend` is how much of the budget is aimed at: all of it,
+    until the widths of groups of channels are settled (`Ranking.settle_widths`).
     """
 
     phase: tf.Tensor
@@ -30,6 +31,12 @@ class SearchState(NamedTuple):
     a: tf.Tensor
     s: tf.Tensor
     updates: tf.Tensor
+    spend: tf.Tensor
+
+    @classmethod
+    def initial(cls):
+        """Float32 array `[6]`: before the search."""
+        return np.array(cls(DENSE, 1.0, 0.0, 0.0, 0.0, 1.0), np.float32)
 
     @classmethod
     def unpack(cls, vector):
@@ -52,7 +59,7 @@ class Search:
         self._shared = {}
 
     def state_for(self, layer):
-        """The `SearchState` of this training step, packed `[5]`, for one wrapper.
+        """The `SearchState` of this training step, packed `[6]`, for one wrapper.
 
         The first wrapper that asks in a forward pass has it computed, the others
         share it, so that the threshold is solved once and the gradient tape sums
@@ -113,7 +120,7 @@ class Search:
             return topk.threshold(logits, budget, temperature, costs, start)
 
         a, s = tf.cond(searching, solve, lambda: (last.a, last.s))
-        return tf.stack([phase, temperature, a, s, last.updates])
+        return tf.stack([phase, temperature, a, s, *last[4:]])
 
     def _problem(self, last):
         """Logits, budget and costs (None: all 1) of the threshold (eq. 2)."""
@@ -122,7 +129,9 @@ class Search:
             logits = ranking.shared_logits()
             shares = topk.soft_mask(logits, last.a, last.s, last.temperature)
             coupling = ranking.lead.coupling
-            return logits, *coupling.linear_problem(tf.stop_gradient(shares))
+            return logits, *coupling.linear_problem(
+                tf.stop_gradient(shares), last.spend
+            )
         logits = [
             tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in ranking.ranked
         ]

@@ -117,6 +117,47 @@ def test_soft_masks_spend_the_budget():
     np.testing.assert_allclose(spent, 0.5 * macs(16, 12), rtol=1e-4)
 
 
+def test_settled_widths_are_whole_units_that_the_soft_masks_keep():
+    model = smart_tf.prune(network(), 0.4, Channel(round_to=4), budget="macs")
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 100, 0.05, 0.04))
+    pruner.start()
+    for _ in range(8):
+        model(X, training=True)
+    before = lead(model).shared_logits.numpy()
+    shares = pruner.ranking.decisions(pruner.ranking.soft_masks())[0]
+    groups = [g.channels for g in smart_tf.channels.find_groups(network())]
+    assert any(abs(shares[g].sum() % 4 - 2) < 1.9 for g in groups)  # no whole unit
+    pruner.ranking.settle_widths()
+    after = lead(model).shared_logits.numpy()
+    for _ in range(8):
+        pruner.ranking.search.step_done()
+        model(X, training=True)
+    shares = pruner.ranking.decisions(pruner.ranking.soft_masks())[0]
+    kept = pruner.ranking.decisions(pruner.ranking.hard_masks())[0]
+    for g in groups:
+        assert kept[g].sum() % 4 == 0
+        np.testing.assert_allclose(shares[g].sum(), kept[g].sum(), atol=0.05)
+        np.testing.assert_allclose(np.diff(after[g]), np.diff(before[g]), atol=1e-5)
+    copies = pruner.ranking.logits_of(pruner.ranking.coupled[0])
+    assert set(copies) <= set(after)
+
+
+def test_a_search_settles_its_widths_and_the_next_one_begins_anew():
+    model = smart_tf.prune(network(), 0.4, Channel(round_to=4), budget="macs")
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 8))
+    pruner.start()
+    spend = []
+    for _ in range(7):
+        model(X, training=True)
+        for layer in pruner.layers:
+            layer.pruning_step.assign_add(1)
+        pruner.step()
+        spend.append(float(lead(model).search_state.numpy()[-1]))
+    assert spend[:3] == [1, 1, 1] and all(0.5 < share < 1 for share in spend[3:])
+    pruner.ranking.initialise_logits()
+    assert float(lead(model).search_state.numpy()[-1]) == 1
+
+
 def test_the_masks_of_all_layers_of_a_group_follow_one_logit():
     model = smart_tf.prune(network(), 0.5, FINE, budget="macs")
     pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 100))

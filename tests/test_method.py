@@ -75,7 +75,9 @@ def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_temperatures_scale(me
     kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     model = smart_tf.prune(linear(kernel), structure="2:4", method=method)
     (mask,) = model.layers[-1].weight_masks
-    state = SearchState(*(tf.constant(v) for v in (SEARCHING, 0.05, 0.0, 0.0, 0.0)))
+    state = SearchState(
+        *(tf.constant(v) for v in (SEARCHING, 0.05, 0.0, 0.0, 0.0, 1.0))
+    )
     got = mask.method.soft_mask(tf.constant(kernel), mask, state).numpy()
     magnitudes = np.abs(kernel.astype("float64"))
     if method == "smart":

@@ -10,7 +10,7 @@ from smart_tf.search import SEARCHING, SearchState
 from tests.references import block_sums, linear, spread_blocks
 
 TAU = 0.05
-SEARCH = SearchState(*(tf.constant(v) for v in (SEARCHING, 1.0, 0.0, 0.0, 0.0)))
+SEARCH = SearchState(*(tf.constant(v) for v in (SEARCHING, 1.0, 0.0, 0.0, 0.0, 1.0)))
 
 
 def ranking_of(kernels, sparsity, structure, **settings):

@@ -83,6 +83,13 @@ class Smart(Method):
     def supports(self, structure, coupled=False):
         return None
 
+    def milestones(self):
+        """When the widths of groups of channels are settled: late, but not last."""
+        return (0.5, 0.75)
+
+    def update(self, ranking, index):
+        ranking.settle_widths()
+
     def initial_logits(self, scores):
         return standardised(scores, self.initial_spread)
 
