@@ -15,6 +15,9 @@ from smart_tf.methods.base import (
     standardised,
 )
 
+_SETTLING = (0.5, 0.75)
+"""When widths are settled, in shares of the search: late, but with time to adapt."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Smart(Method):
@@ -41,6 +44,9 @@ class Smart(Method):
             follows the decay of the weights' learning rate. None gives the logits a
             copy of the weights' optimizer, without weight decay.
         mask_momentum: Float in [0, 1), momentum of the logits' own SGD.
+        settle_widths: Whether channels of several layers are brought to widths of
+            whole units (`Channel.round_to`) while the search lasts, rather than by
+            the freeze.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -54,6 +60,7 @@ class Smart(Method):
     initial_spread: float = 0.1
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
+    settle_widths: bool = True
 
     has_logits = True
     uses_threshold = True
@@ -78,14 +85,14 @@ class Smart(Method):
             final_temperature=1e-4,
             initial_spread=0.0,
             mask_learning_rate=None,
+            settle_widths=False,
         )
 
     def supports(self, structure, coupled=False):
         return None
 
     def milestones(self):
-        """When the widths of groups of channels are settled: late, but not last."""
-        return (0.5, 0.75)
+        return _SETTLING if self.settle_widths else ()
 
     def update(self, ranking, index):
         ranking.settle_widths()
