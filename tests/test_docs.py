@@ -100,7 +100,7 @@ def test_every_target_is_shown_as_it_prints():
 def test_every_quoted_row_is_in_the_results():
     quotes = [
         (ROOT / match[1], row)
-        for page in PAGES
+        for page in [*PAGES, ROOT / "README.md"]
         for match in re.finditer(
             r"<!-- quoted from (\S+) -->\n\n((?:\|.*\n)+)", page.read_text()
         )

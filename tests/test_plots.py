@@ -202,3 +202,9 @@ def test_pictures_are_written_whole_or_not_at_all(draw, tmp_path):
         draw(tmp_path / "nowhere" / "picture.png")
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["picture.png", "picture.svg"]
+
+
+def test_no_two_methods_look_the_same():
+    figure = plots.sparsity_by_layer({f"method {i}": {"a": 0.1 * i} for i in range(10)})
+    looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    assert len(looks) == 10

@@ -25,11 +25,9 @@ def new_axes(width, height):
 
 
 def style_of(index):
-    """Dict: colour and mark of the curve with a number."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
-    }
+    """Dict: colour and mark of the curve with a number; the first 49 all differ."""
+    turn, place = divmod(index, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}
 
 
 def finished(figure, path):

@@ -64,6 +64,7 @@ def tradeoff(points, x="sparsity", y="accuracy", by=None, reference="dense", pat
         style = style_of(index)
         if by in (None, x):  # marks of the same setting stand side by side
             style["transform"] = _shifted(axes, 4 * (index - (len(rivals) - 1) / 2))
+            axes.margins(x=0.1)  # what is shifted shall not leave the picture
         _draw_runs(axes, method, runs, style)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color=PALE, linewidth=0.6)
