@@ -52,7 +52,7 @@ def hard(logits):
 
 
 def soft(logits, state):
-    _, temperature, a, s, _ = state.astype(np.float64)
+    _, temperature, a, s, *_ = state.astype(np.float64)
     logits = np.concatenate([g.ravel() for g in logits])
     return 1 / (1 + np.exp(-((logits - a) / temperature - s)))
 
