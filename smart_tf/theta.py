@@ -52,6 +52,14 @@ def solve_theta(problem, start=None):
 
 
 def problem_of(x, budget, temperature, costs):
+    """The `Problem` of eq. 2, stated for the side with the smaller budget.
+
+    Args:
+        x: float32 tensor `(..., n)`, the logits `m`.
+        budget: Number or scalar tensor in (0, sum(costs)), `K`.
+        temperature: Positive float32 scalar tensor, `tau`.
+        costs: float32 tensor `(n,)` or `(..., n)`, `c`; None for 1 each.
+    """
     n = tf.cast(x.shape[-1] or tf.shape(x)[-1], tf.float64)
     total = n if costs is None else row_sum(costs)
     budget = tf.cast(budget, tf.float64)
