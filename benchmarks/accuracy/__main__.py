@@ -5,15 +5,13 @@ import os
 import re
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tensorflow as tf
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.accuracy import config, plots, tables
 from benchmarks.accuracy.runs import Log, resuming
 from benchmarks.accuracy.statistics import check_pairs
 from benchmarks.accuracy.study import study
-from benchmarks.accuracy.training import Trainer
+from benchmarks.accuracy.workers import Workers
 from benchmarks.record import RESULTS, write
 
 HERE = Path(__file__).parent
@@ -47,7 +45,7 @@ def parse_arguments():
         "--methods", default="", help="regular expression of methods; no tables of some"
     )
     parser.add_argument(
-        "--threads", type=int, default=0, help="of a run; 1 for one command a core"
+        "--jobs", type=int, default=2, help="runs at once, each on its share of cores"
     )
     args = parser.parse_args()
     args.config = args.config or HERE / ("quick.toml" if args.quick else "full.toml")
@@ -102,13 +100,12 @@ def _workload(run):
 
 def run(compared, cells, log, args):
     """Does what has no line yet, and then writes the tables."""
-    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
     compared.check_rivals(cells)
-    execute = resuming(log, _announced(Trainer(CHECKPOINTS)))
-    for cell in cells:
-        print(f"{cell}", flush=True)
-        study(compared, cell, execute)
+    with Workers(args.jobs, CHECKPOINTS) as workers:
+        execute = resuming(log, _announced(workers.train))
+        for cell in cells:
+            print(f"{cell}", flush=True)
+            study(compared, cell, execute, workers.map)
     if not args.methods:
         tabulate(compared, cells, log, args)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Log:
     def __init__(self, path):
         self._path = path
         self._lines = {}
+        self._lock = threading.Lock()
         if path.exists():
             content = path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
@@ -89,7 +91,7 @@ class Log:
         """
         line = {**dataclasses.asdict(run), **outcome}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
+        with self._lock, self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self._lines[run.key] = line
         return line

@@ -66,28 +66,25 @@ class Result:
     left_out: dict
 
 
-def study(config, cell, execute):
+def study(config, cell, execute, each=map):
     """Compares all methods that can prune what a cell asks for.
 
     Args:
         config: `Config`.
         cell: `Cell`.
         execute: Function from a `Run` to its line.
+        each: Function like `map`, for calls that may happen side by side.
 
     Returns:
         `Result`.
     """
     left_out = config.left_out(cell)
-    standings = [
-        Standing(entrant, tune(config, cell, entrant, execute), {})
-        for entrant in config.entrants
-        if entrant.name not in left_out
-    ]
-    for seed in config.seeds["final"]:
-        _run_finals(config, cell, standings, seed, execute)
+    entrants = [e for e in config.entrants if e.name not in left_out]
+    trials = list(each(lambda e: tune(config, cell, e, execute), entrants))
+    standings = [Standing(e, t, {}) for e, t in zip(entrants, trials, strict=True)]
+    _run_finals(config, cell, standings, config.seeds["final"], execute, each)
     close = contenders(standings, config.margin)
-    for seed in config.seeds["more"]:
-        _run_finals(config, cell, close, seed, execute)
+    _run_finals(config, cell, close, config.seeds["more"], execute, each)
     return Result(cell, standings, left_out)
 
 
@@ -154,8 +151,14 @@ def contenders(standings, margin):
     return [s for s in standings if s.entrant.name in close or s.entrant.base == DENSE]
 
 
-def _run_finals(config, cell, standings, seed, execute):
-    for standing in standings:
+def _run_finals(config, cell, standings, seeds, execute, each):
+    def final(standing, seed):
         best = standing.best
-        run = config.run("final", cell, standing.entrant, best.rate, best.value, seed)
-        standing.lines[seed] = execute(run)
+        return execute(
+            config.run("final", cell, standing.entrant, best.rate, best.value, seed)
+        )
+
+    pairs = [(standing, seed) for seed in seeds for standing in standings]
+    lines = list(each(final, *zip(*pairs, strict=True))) if pairs else []
+    for (standing, seed), line in zip(pairs, lines, strict=True):
+        standing.lines[seed] = line

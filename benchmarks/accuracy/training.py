@@ -52,6 +52,7 @@ class Trainer:
     def __init__(self, folder, load=load_data):
         self._folder = folder
         self._load = load
+        self._commit = commit()  # of what was imported, whatever comes meanwhile
         self._name, self._data = None, None
 
     def __call__(self, run):
@@ -74,7 +75,7 @@ class Trainer:
             "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12],
             "seconds": round(time.time() - started, 1),
             **versions,
-            "commit": commit(),
+            "commit": self._commit,
         }
 
     def _data_of(self, run):
