@@ -238,7 +238,7 @@ def main():
     rng = np.random.default_rng(SEED)
     load = [round(value, 2) for value in os.getloadavg()]
     sizes = (1_000, 200_000) if options.quick else (1_000, 200_000, 3_200_000)
-    rounds, slow_rounds = (5, 1) if options.quick else (21, 3)
+    rounds, slow_rounds = (5, 1) if options.quick else (61, 3)
     rows = []
     for n in sizes:
         for xla in (True, False):

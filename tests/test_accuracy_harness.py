@@ -124,7 +124,9 @@ def test_another_setting_is_another_run(small, tmp_path):
     assert len(train.runs) == 2 * before
 
 
-@pytest.mark.parametrize("name", ["small", "quick", "full", "longer", "ablations", "rivals"])
+@pytest.mark.parametrize(
+    "name", ["small", "quick", "full", "longer", "ablations", "rivals"]
+)
 def test_every_method_gets_the_same_number_of_trials(small, name):
     read = small if name == "small" else config.load(FOLDER / f"{name}.toml")
     number = read.search["rates"] + read.search["more_trials"]

@@ -252,7 +252,9 @@ def test_a_search_that_is_saved_goes_on_as_if_never_stopped(tmp_path):
     assert_same_outputs(half, loaded, 0.0)
     fit(loaded, 4, [callback()], initial_epoch=2)
     for one, other in zip(whole.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+        # Threads add in any order, and Adam's first steps of 1e-2 make the most of it:
+        # anything that was not restored would show in steps of that size.
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
 
 
 class StopAfterTwoEpochs(keras.callbacks.Callback):
