@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-_LANES = 16  # rows that a long sum is folded into first
+_LANES = 8  # rows that a long sum is folded into first
 _SMALL = 2**14  # entries up to which theta is searched for without a sample
 _STRIDE = 24  # one of so many entries is a sample
 _RUN = 16  # entries of a sample that lie together: a cache line
