@@ -206,7 +206,7 @@ def _search(problem):
 
 
 def shares(x, a, s, tau):
-    return tf.sigmoid((x - a) / tau - s)
+    return tf.sigmoid((x - a) * (1.0 / tau) - s)
 
 
 def _as_pair(problem, p):
