@@ -17,6 +17,9 @@ class ACDC(Method):
     trained, those that were pruned from zero. The dense warm-up of the paper is
     `SmartPruningCallback(pretrain_epochs=...)`.
 
+    Channels that run through several layers are refused: with their kernels and
+    normalisations at zero, no gradient ever brings one back from behind a ReLU.
+
     Args:
         steps: Integer >= 1, how many phases are compressed.
 
@@ -28,8 +31,6 @@ class ACDC(Method):
     """
 
     steps: int = 8
-
-    ranks_channels = True
 
     def __post_init__(self):
         check(self, self.steps >= 1, "steps", ">= 1")
