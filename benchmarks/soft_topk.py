@@ -5,8 +5,8 @@
 What is compared is timed interleaved in one process, round after round, so that other
 load on the machine falls on all alike. Every size and mode (XLA or not) has a process
 of its own: where the heap is in pieces, large tensors cost page faults. Ratios are of
-medians, within one mode. "warm" starts from the last theta, after a step that moved the logits by
-noise and theta by 0.02 temperatures; "cold" knows nothing.
+medians, within one mode. "warm" starts from the last theta, after a step that moved the
+logits by noise and theta by 0.02 temperatures; "cold" knows nothing.
 """
 
 import argparse
