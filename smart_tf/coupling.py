@@ -64,6 +64,29 @@ class Coupling:
             Tuple `(budget, costs)`: a float32 scalar tensor inside (0, sum(costs)),
             and a float32 tensor `(channels,)`.
         """
+        kept, slopes, spent = self._cost_of(shares)
+        costs = tf.gather(tf.maximum(slopes, 1e-6), self.costs.group_of)
+        total = tf.reduce_sum(costs)
+        aim = spend * (self.budget / self.costs.total() * self.size)
+        budget = tf.reduce_sum(slopes * kept) + aim - spent
+        return tf.clip_by_value(budget, 1e-3 * total, 0.999 * total), costs
+
+    def share_spent(self, shares):
+        """The fraction of the full cost that is left with these masks.
+
+        Args:
+            shares: float32 tensor `(channels,)`.
+
+        Returns:
+            float32 scalar tensor, differentiable in `shares`.
+        """
+        return self._cost_of(shares)[2] / self.size
+
+    def _cost_of(self, shares):
+        """Kept channels and slopes of the cost, `(groups,)`, and the cost itself.
+
+        In units of what a channel costs on average when all stay.
+        """
         matrix, vector, constant = self.costs.quadratic()
         unit = self.costs.total() / self.size
         matrix, vector = (tf.constant(a / unit, tf.float32) for a in (matrix, vector))
@@ -72,11 +95,7 @@ class Coupling:
         product = tf.linalg.matvec(matrix, kept)
         slopes = product + tf.linalg.matvec(matrix, kept, transpose_a=True) + vector
         spent = tf.reduce_sum(kept * (product + vector)) + constant / unit
-        costs = tf.gather(tf.maximum(slopes, 1e-6), group_of)
-        total = tf.reduce_sum(costs)
-        aim = spend * (self.budget / unit)
-        budget = tf.reduce_sum(slopes * kept) + aim - spent
-        return tf.clip_by_value(budget, 1e-3 * total, 0.999 * total), costs
+        return kept, slopes, spent
 
     def select(self, scores, share=1.0):
         """Boolean array `(channels,)`: what stays, exactly within the budget.

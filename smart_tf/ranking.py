@@ -68,7 +68,7 @@ class Ranking:
         """Starts the logits from the magnitudes that the weights have now."""
         method = self.layers[0].method
         if self.shared_logits() is not None:
-            (start,) = method.initial_logits([self._channel_scores()])
+            (start,) = method.initial_logits([self.channel_magnitudes()])
             self._set_shared_logits(start)
             self._set_state(spend=1.0)
         if not self.ranked or not method.has_logits:
@@ -120,7 +120,8 @@ class Ranking:
             masks |= self._ranked_hard_masks(share)
         masks |= {id(m): m.mask.numpy() > 0 for m in self.coupled}
         if self.lead is not None:
-            keep = self.lead.coupling.select(self._final_channel_scores(), share)
+            scores = self.lead.method.final_channel_scores(self)
+            keep = self.lead.coupling.select(scores, share)
             masks |= {id(m): m.slices(keep) for m in self.coupled}
         return [masks[id(m)] for m in self.masks]
 
@@ -148,14 +149,7 @@ class Ranking:
             for m, part in zip(self.ranked, parts, strict=True)
         }
 
-    def _final_channel_scores(self):
-        """float64 `(channels,)`: their logits, or magnitudes where there are none."""
-        logits = self.shared_logits()
-        if logits is None:
-            return self._channel_scores()
-        return logits.numpy().astype(np.float64)
-
-    def _channel_scores(self):
+    def channel_magnitudes(self):
         """float64 `(channels,)`: root mean square over all kernels that make one."""
         size = self.lead.coupling.size
         total, count = np.zeros(size), np.zeros(size)
@@ -189,14 +183,21 @@ class Ranking:
         masks = [m.soft(state) for m in self.masks]
         if self.lead is None:
             return masks
-        shares = self._channel_shares(masks).astype(np.float32)
+        shares = self.channel_shares(masks).astype(np.float32)
         return [
             mask if m.channels is None else m.slices(shares)
             for m, mask in zip(self.masks, masks, strict=True)
         ]
 
-    def _channel_shares(self, masks):
-        """float64 `(channels,)`: how much of each stays, in the least of its slices."""
+    def channel_shares(self, masks):
+        """How much of each channel stays, in the least of its slices.
+
+        Args:
+            masks: List with a mask for each kernel.
+
+        Returns:
+            Float64 array `(channels,)`.
+        """
         shares = np.ones(self.lead.coupling.size)
         for mask, values in zip(self.masks, masks, strict=True):
             if mask.channels is not None:
@@ -216,7 +217,7 @@ class Ranking:
         """
         masks = self.current_masks() if masks is None else masks
         if self.lead is not None:
-            return self.lead.coupling.sparsity(self._channel_shares(masks))
+            return self.lead.coupling.sparsity(self.channel_shares(masks))
         pairs = list(zip(self.masks, masks, strict=True))
         total = sum(m.costs.sum() for m, _ in pairs)
         return float(1 - sum((m.costs * mask).sum() for m, mask in pairs) / total)
@@ -236,13 +237,17 @@ class Ranking:
             (mask.ravel(), m.counts.ravel()) for m, mask in pairs if m.channels is None
         ]
         if self.lead is not None:
-            weights = np.zeros(self.lead.coupling.size)
-            for m in (m for m in self.coupled if m.is_kernel):
-                made = m.channels >= 0
-                np.add.at(weights, m.channels[made], m.counts[made])
-            blocks.append((self._channel_shares(masks), weights))
+            blocks.append((self.channel_shares(masks), self.channel_weights()))
         values, weights = zip(*blocks, strict=True)
         return np.concatenate(values).astype(np.float64), np.concatenate(weights)
+
+    def channel_weights(self):
+        """float64 `(channels,)`: how many weights make each channel, in all kernels."""
+        weights = np.zeros(self.lead.coupling.size)
+        for mask in (m for m in self.coupled if m.is_kernel):
+            made = mask.channels >= 0
+            np.add.at(weights, mask.channels[made], mask.counts[made])
+        return weights
 
     def gap(self, soft, hard):
         """Float: mean of `|soft - hard|` over all weights of the kernels.

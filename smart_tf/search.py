@@ -89,7 +89,7 @@ class Search:
         if shared.has_penalty:
             return
         shared.has_penalty = True
-        penalty = layer.method.penalty(self._ranking.masks)
+        penalty = layer.method.penalty(self._ranking)
         if penalty is not None:
             searching = SearchState.unpack(shared.state).searching
             layer.add_loss(tf.where(searching, penalty, 0.0))

@@ -257,6 +257,20 @@ def test_a_search_that_is_saved_goes_on_as_if_never_stopped(tmp_path):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["awg", "pas"])
+def test_rivals_cut_what_is_asked_too(method):
+    pruned = trained(method=method)
+    assert smart_tf.report(pruned).phase == "frozen"
+    final = smart_tf.strip_pruning(pruned)
+    assert_same_outputs(pruned, final, 0.0)
+    small = smart_tf.shrink(final)
+    assert_same_outputs(final, small)
+    stem, inside = widths(small)
+    limit = 0.5 * macs(16, 12)
+    assert macs(stem, inside) <= limit
+    assert macs(stem + 1, inside) > limit or macs(stem, inside + 1) > limit
+
+
 class StopAfterTwoEpochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = epoch == 1

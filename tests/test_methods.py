@@ -161,7 +161,7 @@ def test_channels_of_several_layers_go_together_by_their_magnitudes():
 
 
 @pytest.mark.parametrize(
-    "method", ["pdp", "pas", "awg", "acdc", methods.Magnitude(per_layer=True)], ids=str
+    "method", ["pdp", "acdc", methods.Magnitude(per_layer=True)], ids=str
 )
 def test_the_others_refuse_them(method):
     model = residual()

@@ -145,3 +145,33 @@ def test_the_logits_optimizer_is_not_free():
     model = smart_tf.prune(linear(*KERNELS), 0.5, "2x2", "awg")
     with pytest.raises(ValueError, match="`mask_optimizer` must be None.*'same'"):
         smart_tf.Pruner(model).wrap_optimizer(keras.optimizers.SGD(), "same")
+
+
+def test_channels_of_several_layers_have_the_importance_of_all_their_slices():
+    """Both kernels make the same two channels: 3 + 2 weights each, 2 and no bias."""
+    inputs = [keras.Input((3,)), keras.Input((2,))]
+    dense = [keras.layers.Dense(2, use_bias=False, name=n) for n in ("one", "two")]
+    added = keras.layers.Add()([d(x) for d, x in zip(dense, inputs, strict=True)])
+    head = keras.layers.Dense(1, use_bias=False, name="head")(added)
+    model = keras.Model(inputs, head)
+    kernels_then = [np.array(d.kernel) for d in dense]
+    structure = smart_tf.Channel(round_to=1)
+    method = methods.AWG(steps=1, calibration=0.9, decay=0.6)
+    model = smart_tf.prune(model, 0.5, structure, method)
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 10))
+    optimizer = pruner.wrap_optimizer(keras.optimizers.SGD(1e-3))
+    pruner.start()
+    x = [RNG.normal(size=(5, 3)), RNG.normal(size=(5, 2))]
+    last = np.array(model.get_layer("head").kernel)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model([v.astype("float32") for v in x], training=True))
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, variables)
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    importance = 0.4 * sum(
+        np.abs(kernel * np.outer(v.sum(axis=0), last)).sum(axis=0)
+        for kernel, v in zip(kernels_then, x, strict=True)
+    )
+    np.testing.assert_allclose(pruner.ranking.shared_logits(), importance, rtol=1e-5)
+    scores = pruner.ranking.lead.method.final_channel_scores(pruner.ranking)
+    np.testing.assert_allclose(scores, importance / 5, rtol=1e-5)

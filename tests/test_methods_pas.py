@@ -1,5 +1,6 @@
 """PaS's masks, gradients and loss against its formulas in float64."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -100,3 +101,25 @@ def test_scores_start_around_one_and_follow_the_magnitudes():
     np.testing.assert_allclose(scores.mean(), 1.0, rtol=1e-5)
     np.testing.assert_allclose(scores.std(), 0.1, rtol=1e-5)
     np.testing.assert_array_equal(np.argsort(scores), np.argsort(rms))
+
+
+def test_channels_of_several_layers_count_as_what_the_cut_model_costs():
+    """Widths a and b of 4 and 5: a model of 3 a + a b + 2 b weights."""
+    image = keras.Input((3,))
+    x = keras.layers.Dense(4, use_bias=False, activation="relu", name="a")(image)
+    x = keras.layers.Dense(5, use_bias=False, activation="relu", name="b")(x)
+    model = keras.Model(image, keras.layers.Dense(2, use_bias=False)(x))
+    structure = smart_tf.Channel(round_to=1)
+    model = smart_tf.prune(model, 0.6, structure, methods.PaS(strength=0.3))
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 9))
+    pruner.start()
+    pruner.ranking.lead.shared_logits.assign([1, 0, 1, 1, 0, 1, 1, 0, 1])
+    shared = pruner.ranking.lead.shared_logits.value
+    with tf.GradientTape() as tape:
+        model(X[:, :3].astype("float32"), training=True)
+        (penalty,) = model.losses
+    distance = (3 * 3 + 3 * 3 + 3 * 2) / (3 * 4 + 4 * 5 + 5 * 2) - 0.4
+    assert float(penalty) == pytest.approx(0.3 * 9 * distance**2, rel=1e-4)
+    pull = 0.3 * 9 * 2 * distance / 42
+    expected = [pull * (3 + 3)] * 4 + [pull * (3 + 2)] * 5
+    np.testing.assert_allclose(tape.gradient(penalty, shared), expected, rtol=1e-4)

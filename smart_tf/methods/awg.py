@@ -26,7 +26,8 @@ class AWG(Method):
     `E` takes the place of the logits, and plain SGD with weight decay 1 does the
     averaging: `E <- E - (1 - decay) * (E + g)` with `g = -sum |w * dL/dw|`. Biases and
     normalisations, which are not pruned, are trained all the time. Holding takes a copy
-    of every kernel.
+    of every kernel. Channels that run through several layers have the sum of the
+    importances of their slices; behind a normalisation those are its scale and offset.
     N:M structures are refused: their groups do not compete for a common budget.
 
     Args:
@@ -48,6 +49,7 @@ class AWG(Method):
 
     has_logits = True
     keeps_mask_optimizer = True
+    ranks_channels = True
 
     def __post_init__(self):
         check(self, self.steps >= 1, "steps", ">= 1")
@@ -90,6 +92,14 @@ class AWG(Method):
         left = (mask * counts).sum() / counts.sum()
         # Before the first batch all are equally unimportant: magnitudes decide.
         return mask * (importance / left + 1e-12 * weight_mask.scores())
+
+    def final_channel_scores(self, ranking):
+        groups = ranking.lead.coupling.costs.group_of
+        weights = np.maximum(ranking.channel_weights(), 1.0)
+        stays = ranking.channel_shares([m.mask.numpy() for m in ranking.masks])
+        left = np.bincount(groups, stays * weights) / np.bincount(groups, weights)
+        importance = ranking.shared_logits().numpy() / weights / left[groups]
+        return stays * (importance + 1e-12 * ranking.channel_magnitudes())
 
     def mask_optimizer_config(self):
         return sgd(learning_rate=1.0 - self.decay, momentum=0.0, weight_decay=1.0)

@@ -28,7 +28,8 @@ class Method:
     On the host, rarely:
 
     - `milestones` and `update`: when the method intervenes in the search, and how;
-    - `final_scores`: the ranking of the blocks.
+    - `final_scores`: the ranking of the blocks;
+    - `final_channel_scores`: that of channels that run through several layers.
 
     Left as it is, a method trains the dense network until the search is over, and
     then keeps the largest blocks.
@@ -45,8 +46,8 @@ class Method:
     it, and its learning rate does not follow the decay of the weights' one."""
 
     ranks_channels = False
-    """Whether it ranks channels that run through several layers: by shared logits,
-    or by their magnitudes where it has none."""
+    """Whether it ranks channels that run through several layers, by
+    `final_channel_scores`."""
 
     initial_temperature = 1.0
     final_temperature = 0.01
@@ -122,11 +123,11 @@ class Method:
         """
         return products
 
-    def penalty(self, weight_masks):
+    def penalty(self, ranking):
         """A term that is added to the loss while the search lasts.
 
         Args:
-            weight_masks: List of the `WeightMask`s of all layers.
+            ranking: The `smart_tf.ranking.Ranking` of the model.
 
         Returns:
             Float32 scalar tensor, or None.
@@ -165,6 +166,21 @@ class Method:
     def final_scores(self, weight_mask):
         """Float64 array of block scores by which the blocks are ranked."""
         return weight_mask.scores()
+
+    def final_channel_scores(self, ranking):
+        """Scores of channels that run through several layers.
+
+        Args:
+            ranking: The `smart_tf.ranking.Ranking` of the model.
+
+        Returns:
+            Float64 array `(channels,)`: by default the shared logits, or the channels'
+            magnitudes for a method without logits.
+        """
+        logits = ranking.shared_logits()
+        if logits is None:
+            return ranking.channel_magnitudes()
+        return logits.numpy().astype(np.float64)
 
     def mask_optimizer_config(self):
         """The optimizer that the logits get by default.

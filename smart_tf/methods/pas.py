@@ -18,7 +18,8 @@ class PaS(Method):
 
         strength * n * (sum(c b) / sum(c) - (1 - r)) ** 2
 
-    for `n` blocks of cost `c`. Fine-tuning keeps the blocks of the largest scores,
+    for `n` blocks of cost `c`, or `n` channels of several layers, whose cost is that of
+    the model when it is cut. Fine-tuning keeps the blocks of the largest scores,
     as many as the target allows.
 
     In a training loop of your own, add `sum(model.losses)` to the loss, as for any
@@ -49,6 +50,7 @@ class PaS(Method):
     mask_momentum: float = 0.9
 
     has_logits = True
+    ranks_channels = True
 
     def __post_init__(self):
         for name in ("strength", "initial_spread", "mask_learning_rate"):
@@ -61,9 +63,15 @@ class PaS(Method):
     def soft_mask(self, weights, weight_mask, state):
         return _binary(weight_mask)
 
-    def penalty(self, weight_masks):
+    def penalty(self, ranking):
+        if ranking.lead is not None:
+            coupling, scores = ranking.lead.coupling, ranking.shared_logits()
+            on = straight_through(scores, tf.cast(scores > 0.5, tf.float32))
+            target = coupling.budget / coupling.costs.total()
+            distance = coupling.share_spent(on) - target
+            return self.strength * coupling.size * tf.square(distance)
         kept, total, target, blocks = 0.0, 0.0, 0.0, 0
-        for mask in weight_masks:
+        for mask in ranking.masks:
             costs = mask.costs.ravel()
             share = tf.reshape(_binary(mask), [-1]) * tf.cast(costs, tf.float32)
             kept += tf.cast(row_sum(share)[0], tf.float32)
