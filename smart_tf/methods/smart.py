@@ -15,8 +15,9 @@ from smart_tf.methods.base import (
     standardised,
 )
 
-_SETTLING = (0.5, 0.75)
-"""When widths are settled, in shares of the search: late, but with time to adapt."""
+_SETTLING = tuple(k / 48 for k in range(24, 48, 2))
+"""When widths are settled, in shares of the search: as soon as they are worth it, and
+over and over, since what the logits have for momentum takes them away again."""
 
 
 @dataclasses.dataclass(frozen=True)
