@@ -201,7 +201,9 @@ def main():
     parser.add_argument("--steps", type=int, default=1, help="steps in a round")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--flavours", nargs="*", default=list(FLAVOURS))
-    parser.add_argument("--memory-repeats", type=int, default=3, help="processes")
+    parser.add_argument(
+        "--memory-repeats", type=int, default=3, help="processes; 0 leaves memory out"
+    )
     parser.add_argument(
         "--only-memory", action="store_true", help="add memory to earlier results"
     )
@@ -219,7 +221,8 @@ def main():
     else:
         report = measure_times(args)
     report["memory_repeats"] = args.memory_repeats
-    add_memory(report["rows"], args.networks, args.flavours, args.memory_repeats)
+    if args.memory_repeats:
+        add_memory(report["rows"], args.networks, args.flavours, args.memory_repeats)
     write(RESULTS / "step_overhead.json", report)
     write(RESULTS / "step_overhead.md", markdown(report))
     show(report["rows"])

@@ -31,8 +31,9 @@ class Smart(Method):
     counts as the initial temperature.
 
     The temperature is relative to the spread of the logits: the masks are decided
-    while `tau` falls from about 3 to 0.05 of their standard deviation. The default
-    settings make use of that, and are those that did best in our trials;
+    while `tau` falls from about 3 to 0.05 of their standard deviation. By default the
+    search begins above that, so that the logits have seen some batches when it matters.
+    The settings are those that did best in our trials;
     `Smart.paper()`, by name `"paper"`, has the paper's.
 
     Args:
@@ -56,7 +57,7 @@ class Smart(Method):
         - [Zhu et al., 2024](https://arxiv.org/abs/2403.19969)
     """
 
-    initial_temperature: float = 1.0
+    initial_temperature: float = 3.0
     final_temperature: float = 0.01
     initial_spread: float = 0.1
     mask_learning_rate: float | None = 1.0
