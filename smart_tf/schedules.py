@@ -43,7 +43,7 @@ class TemperatureSchedule:
         self,
         begin_step,
         end_step,
-        initial_temperature=1.0,
+        initial_temperature=3.0,
         final_temperature=0.01,
     ):
         if begin_step < 0:

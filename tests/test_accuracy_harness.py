@@ -160,7 +160,7 @@ def test_close_methods_get_more_seeds_and_others_do_not(small):
 def test_a_method_that_cannot_prune_a_structure_is_left_out():
     quick = config.load(FOLDER / "quick.toml")
     left_out = quick.left_out(quick.cells[1])
-    assert left_out.keys() == {"magnitude_per_layer", "pdp", "pas", "awg"}
+    assert left_out.keys() == {"magnitude_per_layer", "pdp", "acdc"}
     assert "belong to none of them" in left_out["magnitude_per_layer"]
     assert quick.left_out(quick.cells[0]) == {}
 

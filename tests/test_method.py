@@ -15,7 +15,7 @@ from tests.references import EachBatch, compiled, data, linear, mlp, soft_topk, 
 
 
 def test_methods_are_found_by_name_config_and_object():
-    smart = methods.Smart(initial_temperature=3.0, mask_momentum=0.5)
+    smart = methods.Smart(initial_temperature=2.0, mask_momentum=0.5)
     assert methods.get("smart") == methods.get("SMART") == methods.Smart()
     assert methods.get(smart) is smart
     config = json.loads(json.dumps(smart.get_config()))
@@ -25,7 +25,7 @@ def test_methods_are_found_by_name_config_and_object():
 
 def test_a_methods_settings_reach_wrapper_optimizer_and_schedule():
     smart = methods.Smart(
-        initial_temperature=3.0,
+        initial_temperature=2.0,
         final_temperature=0.3,
         initial_spread=0.7,
         mask_learning_rate=0.25,
@@ -40,7 +40,7 @@ def test_a_methods_settings_reach_wrapper_optimizer_and_schedule():
     callback = smart_tf.SmartPruningCallback(search_epochs=1)
     model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
     schedule = model.layers[0].schedule
-    assert schedule == smart_tf.TemperatureSchedule(0, 4, 3.0, 0.3)
+    assert schedule == smart_tf.TemperatureSchedule(0, 4, 2.0, 0.3)
     own = model.optimizer.mask_optimizer
     assert float(own.learning_rate) == pytest.approx(0.25)
     assert own.momentum == 0.0
@@ -71,7 +71,7 @@ def test_the_papers_settings_are_a_name_away():
 
 @pytest.mark.parametrize("method", ["paper", "smart"])
 def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_temperatures_scale(method):
-    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 1, as `tau_0` is."""
+    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 3, as `tau_0` is."""
     kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     model = smart_tf.prune(linear(kernel), structure="2:4", method=method)
     (mask,) = model.layers[-1].weight_masks
@@ -81,7 +81,7 @@ def test_groups_of_n_of_m_are_ranked_as_they_are_or_on_the_temperatures_scale(me
     got = mask.method.soft_mask(tf.constant(kernel), mask, state).numpy()
     magnitudes = np.abs(kernel.astype("float64"))
     if method == "smart":
-        magnitudes *= 1.0 / np.sqrt((magnitudes**2).mean())
+        magnitudes *= 3.0 / np.sqrt((magnitudes**2).mean())
     for column in range(3):
         for rows in (slice(0, 4), slice(4, 8)):
             expected = soft_topk(magnitudes[rows, column], 2, 0.05)
