@@ -3,10 +3,11 @@
     python -m benchmarks.soft_topk [--quick]
 
 What is compared is timed interleaved in one process, round after round, so that other
-load on the machine falls on all alike. Every size and mode (XLA or not) has a process
-of its own: where the heap is in pieces, large tensors cost page faults. Ratios are of
-medians, within one mode. "warm" starts from the last theta, after a step that moved the
-logits by noise and theta by 0.02 temperatures; "cold" knows nothing.
+load on the machine falls on all alike. Every size and mode (XLA or not) has processes
+of its own, and the median over them counts: what the heap looks like decides how many
+page faults a large tensor costs. Ratios are within one mode and process. "warm" starts
+from the last theta, after a step that moved the logits by noise and theta by 0.02
+temperatures; "cold" knows nothing.
 """
 
 import argparse
@@ -117,8 +118,8 @@ def seconds(function, args, repeats):
     return (time.perf_counter() - begin) / repeats
 
 
-def compare(n, xla, rounds, slow_rounds):
-    """Rows of `(n, mode, name, milliseconds, passes)`."""
+def measure(n, xla, rounds, slow_rounds, seed):
+    """Dict from the names of the contestants to their seconds, round by round."""
     args = arguments(n, np.random.default_rng(SEED))
     fast = contestants(n, xla, slow=False)
     functions = contestants(n, xla, slow=slow_rounds > 0)
@@ -127,26 +128,43 @@ def compare(n, xla, rounds, slow_rounds):
     repeats = max(1, 100_000 // n)
     for function in functions.values():
         function(*args)
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     for index in range(rounds):
         # What ran before decides what is in the caches: nobody always follows the same.
         for name in rng.permutation(list(functions)):
             if name in fast or index < slow_rounds:
                 times[name].append(seconds(functions[name], args, repeats))
-    unit = np.median(times["tf.sigmoid"])
+    return times
+
+
+def compared(n, xla, samples):
+    """Rows of one size and mode.
+
+    Args:
+        n: Integer, how many entries.
+        xla: Boolean.
+        samples: List of what `measure` returned, one for each process.
+    """
+    unit = "tf.sigmoid"
     return [
         {
             "n": n,
             "xla": xla,
             "name": name,
-            "milliseconds": round(1e3 * float(np.median(t)), 4),
-            "fastest_milliseconds": round(1e3 * float(min(t)), 4),
-            "passes": round(float(np.median(t) / unit), 2),
-            "passes_of_fastest": round(float(min(t) / min(times["tf.sigmoid"])), 2),
+            "milliseconds": round(1e3 * _over(samples, name, np.median), 4),
+            "passes": round(_over(samples, name, np.median, unit), 2),
+            "passes_of_fastest": round(_over(samples, name, min, unit), 2),
             "bar": BARS.get((name, xla)) if n == 3_200_000 else None,
         }
-        for name, t in times.items()
+        for name in samples[0]
     ]
+
+
+def _over(samples, name, reduce, unit=None):
+    """Median over processes of a contestant's time, or of its ratio to another's."""
+    return float(
+        np.median([reduce(t[name]) / (reduce(t[unit]) if unit else 1) for t in samples])
+    )
 
 
 def step_cost(rounds, n=600, chained=20):
@@ -193,8 +211,9 @@ def markdown(report):
         "",
         f"{report['machine']['cpu']}, {report['machine']['cores']} cores, TensorFlow "
         f"{report['versions']['tensorflow']}; `{report['command']}`; "
-        f"load average {report['load_before']} before. Medians of interleaved rounds; "
-        "in brackets the ratio of the fastest rounds.",
+        f"load average {report['load_before']} before. Medians of interleaved rounds, "
+        f"and of {report['processes']} processes; in brackets the ratio of the fastest "
+        "rounds.",
         "",
         "| n | XLA | | ms | passes | bar |",
         "|---|---|---|---|---|---|",
@@ -242,20 +261,25 @@ def main():
     options = parser.parse_args()
     load = [round(value, 2) for value in os.getloadavg()]
     sizes = (1_000, 200_000) if options.quick else (1_000, 200_000, 3_200_000)
-    rounds, slow_rounds = (5, 1) if options.quick else (61, 3)
+    rounds, slow_rounds = (5, 1) if options.quick else (31, 1)
+    processes = 1 if options.quick else 5
     rows = []
     with concurrent.futures.ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as fresh:
         for n in sizes:
             for xla in (True, False):
-                job = fresh.submit(compare, n, xla, rounds, slow_rounds)
-                rows += job.result()
+                jobs = [
+                    fresh.submit(measure, n, xla, rounds, slow_rounds, SEED + process)
+                    for process in range(processes)
+                ]
+                rows += compared(n, xla, [job.result() for job in jobs])
     report = {
         **provenance("benchmarks.soft_topk", SEED),
         "kept": KEPT,
         "temperature": TAU,
         "rounds": rounds,
+        "processes": processes,
         "load_before": load,
         "rows": rows,
         "training_step": step_cost(rounds),
