@@ -155,6 +155,7 @@ class MaskedLayer:
             **settings,
         )
 
+    @tf.autograph.experimental.do_not_convert
     def _masked_kernels(self, training):
         """`[(PrunableWeight, tensor)]`: what the layer is to run on."""
         if training:

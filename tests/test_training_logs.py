@@ -43,7 +43,9 @@ def course(tmp_path_factory):
     file = keras.callbacks.CSVLogger(folder / "log.csv")
     model = pruned()
     start = [k.weight_masks[0].logits.numpy() for k in model.layers]
-    logs = fit(model, callback(log_dir=folder / "board"), file, look).history
+    # In so short a search, logits that start cool are the ones that change places.
+    driver = callback(log_dir=folder / "board", initial_temperature=0.5)
+    logs = fit(model, driver, file, look).history
     return model, logs, folder, start, look.seen
 
 
@@ -70,7 +72,7 @@ def test_before_the_search_the_gap_is_all_that_will_go(course):
     _, logs, *_ = course
     assert logs["soft_sparsity"][0] == 0.0
     assert logs["mask_gap"][0] == logs["sparsity"][0] == 0.75
-    assert logs["temperature"][0] == 1.0  # its first value
+    assert logs["temperature"][0] == 0.5  # its first value
 
 
 def test_in_the_search_the_gap_is_between_soft_and_hard_masks(course):
