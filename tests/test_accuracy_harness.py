@@ -1,5 +1,6 @@
 """The comparison of methods is fair, goes on after a kill, and says what it knows."""
 
+import concurrent.futures
 import dataclasses
 import json
 from pathlib import Path
@@ -113,6 +114,20 @@ def test_after_a_kill_only_what_is_missing_is_run(small, tmp_path):
         study(small, cell, resuming(log, second))
     assert [r.key for r in first.runs + second.runs] == [r.key for r in whole.runs]
     assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_side_by_side_the_same_comes_out(small, tmp_path):
+    log = Log(tmp_path / "lines.jsonl")
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        execute = resuming(log, Pretend(paper=0.795))
+        both = study(small, small.cells[0], execute, threads.map)
+    one = study(small, small.cells[0], Pretend(paper=0.795))
+    assert [s.trials for s in both.standings] == [s.trials for s in one.standings]
+    for standing, other in zip(both.standings, one.standings, strict=True):
+        assert standing.mean() == other.mean()
+        assert standing.lines.keys() == other.lines.keys()
+    written = (tmp_path / "lines.jsonl").read_text().splitlines()
+    assert sorted(map(json.dumps, log)) == sorted(written)
 
 
 def test_another_setting_is_another_run(small, tmp_path):
