@@ -5,8 +5,9 @@
     python -m benchmarks.accuracy tables [--quick]  tables and plots of what is done
 
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
-`ablations.toml`, or `rivals.toml`, in which tfmot and PQuantML compete. In every cell
-(data, network, structure, sparsity), and for every method, the dense network included:
+`longer.toml`, `ablations.toml`, or `rivals.toml`, in which tfmot and PQuantML compete.
+In every cell (data, network, structure, sparsity), and for every method, the dense
+network included:
 
 1. The learning rate of the weights is tuned on the validation split, with a seed that
    is used for nothing else: a grid spaced evenly in the logarithm, then as many more
@@ -18,6 +19,6 @@
 All runs of a seed start from the same dense checkpoint, see the same batches in the
 same order, and have the same number of epochs. `config` reads the file, `runs` keeps
 one JSON line for each run, `study` is the procedure above, `training` does a run by
-the `recipe` that all share (`rivals` has it done by another library), `statistics`,
-`tables` and `plots` say what came out.
+the `recipe` that all share (`rivals` has it done by another library), `workers` do
+several at once, `statistics`, `tables` and `plots` say what came out.
 """
