@@ -37,7 +37,7 @@ def parse_arguments():
         prog="python -m benchmarks.accuracy", description=__doc__
     )
     parser.add_argument("action", choices=["plan", "run", "tables"])
-    parser.add_argument("--quick", action="store_true", help="quick.toml: within 1 h")
+    parser.add_argument("--quick", action="store_true", help="quick.toml: some 20 min")
     parser.add_argument("--config", type=Path, help="a TOML file of your own")
     parser.add_argument("--lines", type=Path, help="the file of the runs' lines")
     parser.add_argument("--cells", default="", help="regular expression of cells")
