@@ -6,9 +6,8 @@ What is compared is timed interleaved in one process, round after round, so that
 load on the machine falls on all alike. Every size and mode (XLA or not) has processes
 of its own, sorting and its like another, and the median over them counts: what the heap
 looks like decides how many page faults a large tensor costs. Ratios are to the
-`tf.sigmoid` of the same process. "warm" starts
-from the last theta, after a step that moved the logits by noise and theta by 0.02
-temperatures; "cold" knows nothing.
+`tf.sigmoid` of the same process. "warm" starts from the last theta, after a step that
+moved the logits by noise and theta by 0.02 temperatures; "cold" knows nothing.
 """
 
 import argparse
@@ -272,7 +271,7 @@ def main():
                 ]
                 slow = fresh.submit(measure, n, xla, True, slow_rounds, SEED)
                 rows += compared(n, xla, [job.result() for job in ours])
-                rows += compared(n, xla, [slow.result()])[1:]
+                rows += compared(n, xla, [slow.result()])[1:]  # tf.sigmoid once
     report = {
         **provenance("benchmarks.soft_topk", SEED),
         "kept": KEPT,
