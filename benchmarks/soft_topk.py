@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.record import RESULTS, provenance, write
-from smart_tf.topk import soft_mask, soft_topk, threshold
+from smart_tf.theta import shares
+from smart_tf.topk import soft_topk, threshold, with_gradient
 
 SEED = 0
 KEPT, TAU = 0.3, 0.1
@@ -58,7 +59,7 @@ def bisection(x, k, tau, start):
 
 def warm(x, k, tau, start):
     a, s = threshold(x, k, tau, start=start)
-    return soft_mask(x, a, s, tau)
+    return with_gradient(shares(x, a, s, tau), x, tau)
 
 
 def cold(x, k, tau, start):
@@ -66,7 +67,7 @@ def cold(x, k, tau, start):
     return soft_topk(x, k, tau)
 
 
-def with_gradient(solve):
+def backward_too(solve):
     def run(x, k, tau, start, g):
         with tf.GradientTape() as tape:
             tape.watch(x)
@@ -90,9 +91,9 @@ def contestants(n, xla, slow):
         named["64 bisections"] = forward(bisection)
     else:
         named["warm fwd"] = forward(warm)
-        named["warm fwd+bwd"] = with_gradient(warm)
+        named["warm fwd+bwd"] = backward_too(warm)
         named["cold fwd"] = forward(cold)
-        named["cold fwd+bwd"] = with_gradient(cold)
+        named["cold fwd+bwd"] = backward_too(cold)
     return {
         name: tf.function(f, jit_compile=xla, autograph=False)
         for name, f in named.items()
@@ -170,7 +171,7 @@ def step_cost(rounds, n=600, chained=20):
     of an empty one is taken off: calling a function costs more than the solver.
     """
     x, k, tau, start, g = arguments(n, np.random.default_rng(SEED))
-    solve = with_gradient(warm)
+    solve = backward_too(warm)
 
     def chain(times):
         @tf.function(autograph=False)

@@ -12,7 +12,7 @@ from smart_tf.coupling import Coupling
 from smart_tf.layouts import Layout
 from smart_tf.ranking import Ranking
 from smart_tf.schedules import TemperatureSchedule, check_schedule
-from smart_tf.search import FROZEN, NOT_STARTED, SearchState
+from smart_tf.search import FROZEN, NOT_STARTED, SearchState, Step
 from smart_tf.weight_masks import ChannelMask, WeightMask
 
 LOGITS = "mask_logits"
@@ -160,15 +160,14 @@ class MaskedLayer:
         """`[(PrunableWeight, tensor)]`: what the layer is to run on."""
         if training:
             self._warn_if_nobody_drives()
-            packed = self.ranking.search.state_for(self)
-            self.search_state.assign(packed)
+            step = self.ranking.search.step_for(self)
+            self.search_state.assign(step.packed)
             self.ranking.search.add_penalty(self)
         else:
-            packed = tf.convert_to_tensor(self.search_state)
-        state = SearchState.unpack(packed)
-        shared = self.ranking.shared_logits() if training else None
+            state = SearchState.unpack(self.search_state)
+            step = Step(state, state.searching)
         return [
-            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), state, shared))
+            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), step))
             for m in self.weight_masks
             if m.weight.variable.trainable or not isinstance(m, ChannelMask)
         ]
@@ -230,8 +229,8 @@ class _Projection:
     def __call__(self, weights):
         layer = self._layer
         if self._steps:
-            step = tf.convert_to_tensor(layer.pruning_step)
-            layer.pruning_step.assign(step + tf.cast(step > NOT_STARTED, step.dtype))
+            counts = tf.convert_to_tensor(layer.pruning_step) > NOT_STARTED
+            layer.pruning_step.assign_add(tf.cast(counts, layer.pruning_step.dtype))
             layer.ranking.search.step_done()
         return self._mask.project(weights)
 

@@ -1,12 +1,15 @@
 """The state of a step of the search: solved once, shared by all wrappers."""
 
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from smart_tf import topk
+from smart_tf.theta import shares
 
 DENSE, SEARCHING, FROZEN = 0.0, 1.0, 2.0
 """Phases of algorithm 1: pre-training, structure search, fine-tuning."""
@@ -47,6 +50,22 @@ class SearchState(NamedTuple):
         return tf.equal(self.phase, SEARCHING)
 
 
+class Step(NamedTuple):
+    """What all wrappers of a ranking share in one training step.
+
+    `masks` are those of eq. 2, by the `id` of the `WeightMask`: shares of the common
+    soft top-k while the search lasts, and else 1 or what the freeze has left. A method
+    without a common threshold has none. `logits` are those of the channels of several
+    layers, or None.
+    """
+
+    state: SearchState
+    searching: tf.Tensor
+    packed: tf.Tensor | None = None
+    masks: Mapping = MappingProxyType({})
+    logits: tf.Tensor | None = None
+
+
 class Search:
     """What happens in the training graph: the temperature falls, `theta` follows.
 
@@ -58,22 +77,22 @@ class Search:
         self._ranking = ranking
         self._shared = {}
 
-    def state_for(self, layer):
-        """The `SearchState` of this training step, packed `[6]`, for one wrapper.
+    def step_for(self, layer):
+        """The `Step` of this forward pass, for one wrapper.
 
         The first wrapper that asks in a forward pass has it computed, the others
-        share it, so that the threshold is solved once and the gradient tape sums
-        over all layers what flows back through it. A new forward pass gets a new
-        one, since sharing beyond a tape would lose that sum.
+        share it, so that the threshold is solved once and the gradient tape joins what
+        flows back from all layers. A new forward pass gets a new one, since sharing
+        beyond a tape would lose that.
         """
         thread, graph = threading.get_ident(), tf.compat.v1.get_default_graph()
         forward_pass = layer.forward_pass()
         shared = self._shared.get(thread)
         if shared is None or not shared.serves(layer, forward_pass, graph):
-            shared = _Shared(graph, forward_pass, self._next_state())
+            shared = _Shared(graph, forward_pass, self._next_step())
             self._shared[thread] = shared
         shared.users.add(layer)
-        return shared.state
+        return shared.step
 
     def step_done(self):
         """Called with every optimizer update: what was shared is out of date."""
@@ -91,65 +110,103 @@ class Search:
         shared.has_penalty = True
         penalty = layer.method.penalty(self._ranking)
         if penalty is not None:
-            searching = SearchState.unpack(shared.state).searching
-            layer.add_loss(tf.where(searching, penalty, 0.0))
+            layer.add_loss(tf.where(shared.step.searching, penalty, 0.0))
 
-    def _next_state(self):
+    def _next_step(self):
         ranking = self._ranking
         first = ranking.layers[0]
         last = SearchState.unpack(first.search_state)
+        searching, temperature = self._temperature(last.phase)
+        idle = tf.where(last.phase < FROZEN, DENSE, FROZEN)
+        phase = tf.where(searching, SEARCHING, idle)
+        state = last._replace(phase=phase, temperature=temperature)
+        masks = {}
+        if first.method.uses_threshold and (ranking.ranked or ranking.lead):
+            state, f = self._solved(state, searching, last)
+            masks = self._masks(f, searching)
+        packed, logits = tf.stack(state), ranking.shared_logits()
+        return Step(state, searching, packed, masks, logits)
+
+    def _temperature(self, last_phase):
+        """Whether the search is on, and the temperature."""
+        layers = self._ranking.layers
         # A layer without gradient is not stepped, so the furthest one counts.
         step = tf.reduce_max(
-            tf.stack([tf.convert_to_tensor(k.pruning_step) for k in ranking.layers])
+            tf.stack([tf.convert_to_tensor(k.pruning_step) for k in layers])
         )
-        searching, temperature = False, 1.0
-        if first.schedule:
-            _, temperature = first.schedule(step)
+        searching, temperature = False, tf.constant(1.0)
+        schedule = layers[0].schedule
+        if schedule:
+            _, temperature = schedule(step)
             # Past the schedule's end too: the freeze may come some updates late.
-            searching = step >= first.schedule.begin_step
-        searching = tf.logical_and(searching, last.phase < FROZEN)
-        phase = tf.where(
-            searching, SEARCHING, tf.where(last.phase < FROZEN, 0.0, FROZEN)
-        )
-        if not first.method.uses_threshold or not (ranking.ranked or ranking.lead):
-            return tf.stack([phase, temperature, *last[2:]])
+            searching = step >= schedule.begin_step
+        return tf.logical_and(searching, last_phase < FROZEN), temperature
+
+    def _solved(self, state, searching, last):
+        """The state with its threshold, and the shares of all logits (eq. 2)."""
+        x, budget, costs = self._problem(last)
 
         def solve():
-            logits, budget, costs = self._problem(last)
             start = last.a + last.temperature * last.s
-            return topk.threshold(logits, budget, temperature, costs, start)
+            a, s = topk.threshold(x, budget, state.temperature, costs, start)
+            return a, s, shares(x, a, s, state.temperature)
 
-        a, s = tf.cond(searching, solve, lambda: (last.a, last.s))
-        return tf.stack([phase, temperature, a, s, *last[4:]])
+        def rest():
+            return last.a, last.s, self._shares_at_rest(x)
+
+        a, s, f = tf.cond(searching, solve, rest)
+        f = topk.with_gradient(f, x, state.temperature, costs)
+        return state._replace(a=a, s=s), f
 
     def _problem(self, last):
-        """Logits, budget and costs (None: all 1) of the threshold (eq. 2)."""
+        """Logits, budget and costs (None: all 1) of eq. 2."""
         ranking = self._ranking
         if ranking.lead is not None:
-            logits = ranking.shared_logits()
-            shares = topk.soft_mask(logits, last.a, last.s, last.temperature)
-            coupling = ranking.lead.coupling
-            return logits, *coupling.linear_problem(
-                tf.stop_gradient(shares), last.spend
-            )
-        logits = [
-            tf.reshape(tf.convert_to_tensor(m.logits), [-1]) for m in ranking.ranked
-        ]
+            x = ranking.shared_logits()
+            f = tf.stop_gradient(shares(x, last.a, last.s, last.temperature))
+            return x, *ranking.lead.coupling.linear_problem(f, last.spend)
         costs = ranking.costs()
         unit = costs.mean()
+        x = _joined(m.logits for m in ranking.ranked)
         weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
-        return tf.concat(logits, 0), ranking.budget() / unit, weighted
+        return x, ranking.budget() / unit, weighted
+
+    def _shares_at_rest(self, x):
+        """Before and after the search: 1 for what stays, so that no logit moves."""
+        if self._ranking.lead is not None:
+            return tf.ones_like(x)
+        return _joined(m.mask for m in self._ranking.ranked)
+
+    def _masks(self, f, searching):
+        """Dict from the `id` of a `WeightMask` to its part of the shares `f`."""
+        ranked = self._ranking.ranked
+        if self._ranking.lead is None:
+            parts = tf.split(f, [m.costs.size for m in ranked])
+            return {
+                id(m): tf.reshape(part, m.costs.shape)
+                for m, part in zip(ranked, parts, strict=True)
+            }
+        return {
+            id(m): tf.where(searching, m.gathered(f), tf.convert_to_tensor(m.mask))
+            for m in self._ranking.coupled
+            if m.in_search
+        }
+
+
+def _joined(variables):
+    """The values of variables of any shapes in a row."""
+    return tf.concat([tf.reshape(tf.convert_to_tensor(v), [-1]) for v in variables], 0)
 
 
 class _Shared:
-    """A `SearchState` tensor, and who may use it."""
+    """A `Step`, and who may use it."""
 
-    def __init__(self, graph, forward_pass, state):
-        self.graph, self.forward_pass, self.state = graph, forward_pass, state
+    def __init__(self, graph, forward_pass, step):
+        self.graph, self.forward_pass, self.step = graph, forward_pass, step
         self.users, self.has_penalty = set(), False
 
     def serves(self, layer, forward_pass, graph):
-        """Whether a layer that is called in a pass and a graph may use the state."""
+        """Whether a layer that is called in a pass and a graph may use the step."""
         if forward_pass is not self.forward_pass:
             return False
         if forward_pass is None and layer in self.users:

@@ -206,6 +206,7 @@ def _search(problem):
 
 
 def shares(x, a, s, tau):
+    """`f = sigmoid((x - theta) / tau)` for `theta = a + tau * s` (eq. 2)."""
     return tf.sigmoid((x - a) * (1.0 / tau) - s)
 
 

@@ -55,7 +55,10 @@ def soft_topk(x, k, temperature, costs=None, axis=None):
     costs = None if costs is None else _checked_costs(costs, x, axis)
     temperature = _checked_temperature(temperature)
     k = _checked_k(k, rows, costs)
-    return restore(_soft_topk_rows(rows, k, temperature, costs))
+    frozen = tf.stop_gradient(rows)
+    a, s = solve_theta(problem_of(frozen, k, temperature, costs))
+    f = shares(frozen, a, s, temperature)
+    return restore(with_gradient(f, rows, temperature, costs))
 
 
 @tf.autograph.experimental.do_not_convert
@@ -63,18 +66,13 @@ def threshold(x, budget, temperature, costs=None, start=None):
     """Solves `sum(costs * sigmoid((x - theta) / tau)) == budget` for `theta`.
 
     This is the hot path of a training step: one call over the concatenated logits
-    of all layers, then one `soft_mask` per layer. It checks nothing. `theta` comes
-    as a pair, because one float32 is too coarse at low temperatures.
+    of all layers. It checks nothing. `theta` comes as a pair, because one float32 is
+    too coarse at low temperatures.
 
     Example:
 
-    >>> a, s = threshold(tf.concat(logits, 0), budget=300.0, temperature=0.1)
-    >>> masks = [soft_mask(m, a, s, 0.1) for m in logits]
-
-    The gradient is that of prop. 2.2, `d theta / d x_j = c_j v_j / sum(c v)`; asking
-    for a second-order one raises. What flows back into `a` is taken as the gradient
-    of `theta`. What flows back into `s` is ignored: `s` enters a mask only together
-    with `a`, so that its gradient is `tau` times the one of `a` and says nothing new.
+    >>> a, s = threshold(x, budget=300.0, temperature=0.1)
+    >>> f = with_gradient(shares(x, a, s, 0.1), x, 0.1)
 
     Args:
         x: float32 tensor of shape `(n,)`.
@@ -85,66 +83,51 @@ def threshold(x, budget, temperature, costs=None, start=None):
             `theta`. A wrong one costs time only.
 
     Returns:
-        Tuple `(a, s)` of float32 scalar tensors with `theta = a + tau * s`.
+        Tuple `(a, s)` of float32 scalar tensors with `theta = a + tau * s`. No
+        gradient flows back through them.
     """
-    temperature = tf.cast(temperature, tf.float32)
+    x = tf.stop_gradient(tf.convert_to_tensor(x, tf.float32))
     costs = costs if costs is None else tf.cast(costs, tf.float32)
-
-    @tf.custom_gradient
-    def solve(x):
-        frozen = tf.stop_gradient(x)
-        a, s = solve_theta(problem_of(frozen, budget, temperature, costs), start)
-
-        def pull(upstream, x):
-            del x
-            f = shares(frozen, a, s, temperature)
-            cv = weighted(costs, f * (1.0 - f))
-            return upstream * tf.math.divide_no_nan(
-                cv, tf.cast(row_sum(cv), tf.float32)
-            )
-
-        def gradient(upstream_a, upstream_s):
-            del upstream_s
-            return _first_order_only(pull, upstream_a, x)
-
-        return (tf.reshape(a, []), tf.reshape(s, [])), gradient
-
-    return solve(tf.convert_to_tensor(x, tf.float32))
+    temperature = tf.cast(temperature, tf.float32)
+    a, s = solve_theta(problem_of(x, budget, temperature, costs), start)
+    return tf.stop_gradient(tf.reshape(a, [])), tf.stop_gradient(tf.reshape(s, []))
 
 
-def soft_mask(x, a, s, temperature):
-    """Shares `f = sigmoid((x - theta) / tau)` for `theta = a + tau * s` (eq. 2).
+def with_gradient(f, x, temperature, costs=None):
+    """Makes the shares of a soft top-k differentiable in `x` (prop. 2.2).
 
-    Differentiable in `x`, `a` and `s`; the gradients of the two scalars are summed
-    as carefully as the threshold is, which a plain sum under XLA is not.
+    The gradient is `v_i (g_i - c_i sum(v g) / sum(c v)) / tau`. It is 0 where all
+    shares are 0 or 1, as those of a hard mask are.
 
     Args:
-        x: float32 tensor of any shape.
-        a: float32 scalar tensor, the coarse part of the threshold.
-        s: float32 scalar tensor, the fine part, in temperatures.
+        f: float32 tensor `(..., n)`, the shares that eq. 2 gives to each row of `x`.
+        x: float32 tensor of the same shape.
         temperature: Positive number or scalar tensor.
+        costs: Optional float32 tensor `(n,)` or `(..., n)`; 1 for each by default.
 
     Returns:
-        float32 tensor with the shape of `x`.
+        Tensor with the values of `f`. Asking for a second-order gradient raises
+        `NotImplementedError`.
     """
-    tau = tf.cast(temperature, tf.float32)
+    f = tf.stop_gradient(f)
+
+    def pull(upstream, x):
+        del x
+        v = f * (1.0 - f)
+        ratio = tf.math.divide_no_nan(
+            row_sum(v * upstream), row_sum(weighted(costs, v))
+        )
+        shared = weighted(costs, tf.cast(ratio, tf.float32))
+        return v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
 
     @tf.custom_gradient
-    def mask(x, a, s):
-        f = shares(x, a, s, tau)
+    def attach(x):
+        def gradient(upstream):  # of a gather, it is sparse
+            return _first_order_only(pull, tf.convert_to_tensor(upstream), x)
 
-        def gradient(upstream):
-            pulled = upstream * (f * (1.0 - f)) * (1.0 / tau)
-            shared = -tf.cast(row_sum(tf.reshape(pulled, [-1])), tf.float32)
-            return (
-                pulled,
-                tf.reshape(shared, a.shape),
-                tf.reshape(shared * tau, s.shape),
-            )
+        return tf.identity(f), gradient
 
-        return f, gradient
-
-    return mask(x, tf.convert_to_tensor(a), tf.convert_to_tensor(s))
+    return attach(x)
 
 
 class BudgetTooSmall(ValueError):
@@ -203,27 +186,6 @@ def hard_topk(scores, budget, costs=None, floors=None):
     rest = order[~kept[order]]
     kept[rest[floor_cost + np.cumsum(costs[rest]) <= limit]] = True
     return kept
-
-
-def _soft_topk_rows(x, budget, temperature, costs):
-    @tf.custom_gradient
-    def solve(x):
-        frozen = tf.stop_gradient(x)
-        a, s = solve_theta(problem_of(frozen, budget, temperature, costs))
-        f = shares(frozen, a, s, temperature)
-
-        def pull(upstream, x):
-            del x
-            v = f * (1.0 - f)
-            ratio = tf.math.divide_no_nan(
-                row_sum(v * upstream), row_sum(weighted(costs, v))
-            )
-            shared = weighted(costs, tf.cast(ratio, tf.float32))
-            return v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
-
-        return f, lambda upstream: _first_order_only(pull, upstream, x)
-
-    return solve(x)
 
 
 def _first_order_only(pull, upstream, x):

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from smart_tf import methods, prunable, structures
+from smart_tf.theta import shares
 
 _STAYS = 1e9  # a logit whose share is 1 whatever the threshold
 
@@ -66,21 +67,22 @@ class WeightMask:
     def final_scores(self):
         return self.method.final_scores(self)
 
-    def masked(self, weights, state, shared=None):
+    def masked(self, weights, step):
         """The kernel as the layer sees it in this phase.
 
         After the search no mask gradient is computed, in either branch.
 
         Args:
             weights: Kernel tensor.
-            state: `SearchState` of this step.
-            shared: Logits that several kernels share, for the masks that have such.
+            step: `smart_tf.search.Step`.
         """
-        searching = state.searching
+        searching = step.searching
+        if id(self) in step.masks:
+            return self._apply(weights, step.masks[id(self)], searching)
         hard = tf.convert_to_tensor(self.mask)
         if self.structure.is_global:
             # The soft mask of a few blocks costs less than a branch would.
-            soft = self.method.soft_mask(weights, self, state)
+            soft = self._soft(weights, step.state)
             return self._apply(weights, tf.where(searching, soft, hard), searching)
 
         def product(mask):
@@ -90,9 +92,15 @@ class WeightMask:
         # Not `_apply`: its own branch in the gradient of a branch would fail.
         return tf.cond(
             searching,
-            lambda: product(self.method.soft_mask(weights, self, state)),
+            lambda: product(self._soft(weights, step.state)),
             lambda: product(hard),
         )
+
+    def _soft(self, weights, state):
+        if self.structure.is_global and self.method.uses_threshold:
+            logits = tf.convert_to_tensor(self.logits)
+            return shares(logits, state.a, state.s, state.temperature)
+        return self.method.soft_mask(weights, self, state)
 
     def soft(self, state):
         """The mask that a search at this state applies, on the host.
@@ -104,7 +112,7 @@ class WeightMask:
             Float32 array of the grid's shape.
         """
         weights = tf.convert_to_tensor(self.weight.variable)
-        return self.method.soft_mask(weights, self, state).numpy()
+        return self._soft(weights, state).numpy()
 
     def oihw(self, mask):
         """A mask of the grid's shape as `(outputs, inputs, height, width)`."""
@@ -185,17 +193,24 @@ class ChannelMask(WeightMask):
     in_search: bool = True
     is_kernel: bool = True
 
-    def masked(self, weights, state, shared=None):
+    def masked(self, weights, step):
         if not self.in_search:
             hard = tf.convert_to_tensor(self.mask)
             return self._apply(weights, hard, tf.constant(False))
         if self.logits is None:
-            return super().masked(weights, state)
-        if shared is None:
-            return self._with(self.logits).masked(weights, state)
-        logits = tf.gather(shared, np.maximum(self.channels, 0))
+            return super().masked(weights, step)
+        if step.logits is None:
+            return self._with(self.logits).masked(weights, step)
+        logits = tf.gather(step.logits, np.maximum(self.channels, 0))
         self.logits.assign(logits)
-        return self._with(logits).masked(weights, state)
+        if id(self) in step.masks:
+            return super().masked(weights, step)
+        return self._with(logits).masked(weights, step)
+
+    def gathered(self, shares):
+        """The mask when the channels have these shares, a tensor `(channels,)`."""
+        own = tf.gather(shares, np.maximum(self.channels, 0))
+        return tf.where(self.channels < 0, 1.0, own)
 
     def soft(self, state):
         if not self.in_search:

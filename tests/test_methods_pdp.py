@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
-from smart_tf.search import SEARCHING, SearchState
+from smart_tf.search import SEARCHING, SearchState, Step
 from tests.references import block_sums, linear, spread_blocks
 
 TAU = 0.05
@@ -58,7 +58,7 @@ def test_mask_and_gradient_are_those_of_the_formula(kept):
     weights = tf.constant(kernel, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        got = mask.masked(weights, SEARCH)
+        got = mask.masked(weights, Step(SEARCH, SEARCH.searching))
         loss = tf.reduce_sum(got * tf.constant(upstream, tf.float32))
     np.testing.assert_allclose(got, masked(kernel), atol=1e-6)
     expected = central_differences(lambda w: (masked(w) * upstream).sum(), kernel)

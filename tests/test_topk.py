@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from smart_tf.topk import hard_topk, soft_mask, soft_topk, threshold
+from smart_tf.theta import shares as shares_at
+from smart_tf.topk import hard_topk, soft_topk, threshold, with_gradient
 
 TEMPERATURES = [10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5]
 
@@ -451,7 +452,7 @@ def test_threshold_is_right_from_any_start(tau, xla):
     for start in (theta, theta + 0.05 * tau, theta - 3 * tau, 0.0, 50.0, -1e4, 1e6):
         a, s = run(tf.constant(x), tf.constant(tau), tf.constant(start, tf.float32))
         assert a.shape == s.shape == () and a.dtype == s.dtype == tf.float32
-        mask = soft_mask(x, a, s, tau).numpy()
+        mask = shares_at(x, a, s, tau).numpy()
         np.testing.assert_allclose(mask, reference(x, k, tau, costs)[0], atol=1e-4)
         assert abs((costs * mask.astype(float)).sum() - k) <= 1e-4 * k
 
@@ -464,19 +465,24 @@ def test_warm_starts_of_long_lists_are_right(n, offset):
     a, s = threshold(x, 0.7 * n, tau)
     a, s = threshold(x, 0.7 * n, tau, start=a + tau * s + offset * tau)
     want = reference(x, 0.7 * n, tau)[0]
-    np.testing.assert_allclose(soft_mask(x, a, s, tau), want, atol=1e-4)
+    np.testing.assert_allclose(shares_at(x, a, s, tau), want, atol=1e-4)
+
+
+def in_two_steps(x, k, tau, costs=None):
+    a, s = threshold(x, k, tau, costs=costs)
+    return with_gradient(shares_at(x, a, s, tau), x, tau, costs)
 
 
 def test_layers_that_share_a_threshold_are_coupled_as_by_soft_topk():
     rng = np.random.default_rng(13)
-    layers = [tf.constant(rng.normal(size=n), tf.float32) for n in (20, 7, 50)]
-    pulls = [tf.constant(rng.normal(size=len(m)), tf.float32) for m in layers]
-    costs = rng.uniform(1.0, 9.0, 77)
+    sizes = (20, 7, 50)
+    layers = [tf.constant(rng.normal(size=n), tf.float32) for n in sizes]
+    pulls = [tf.constant(rng.normal(size=n), tf.float32) for n in sizes]
+    costs = rng.uniform(1.0, 9.0, 77).astype(np.float32)
     k, tau = 0.35 * costs.sum(), 0.2
     with tf.GradientTape() as tape:
         tape.watch(layers)
-        a, s = threshold(tf.concat(layers, 0), k, tau, costs=costs)
-        masks = [soft_mask(m, a, s, tau) for m in layers]
+        masks = tf.split(in_two_steps(tf.concat(layers, 0), k, tau, costs), sizes)
         loss = tf.add_n(
             [tf.reduce_sum(g * f) for g, f in zip(pulls, masks, strict=True)]
         )
@@ -503,8 +509,7 @@ def test_gradients_of_a_long_layer_do_not_drift(xla):
     def run(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            a, s = threshold(x, 0.39 * n, tau)
-            mask = soft_mask(x, a, s, tau)
+            mask = in_two_steps(x, 0.39 * n, tau)
         return mask, tape.gradient(mask, x)
 
     mask, grad = run(x)
@@ -513,36 +518,38 @@ def test_gradients_of_a_long_layer_do_not_drift(xla):
     np.testing.assert_allclose(grad, np.zeros(n), atol=1e-5 * 0.39 * 0.61 / tau)
 
 
-def test_soft_mask_has_the_gradients_of_the_plain_sigmoid():
-    x = tf.constant([[0.3, -0.2], [0.9, 0.1]])
-    a, s, tau = tf.constant(0.25), tf.constant(-0.5), 0.5
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([x, a, s])
-        f = soft_mask(x, a, s, tau)
-        plain = tf.sigmoid((x - a) / tau - s)
-    np.testing.assert_allclose(f, plain, rtol=1e-6)
-    for ours, theirs in zip(
-        tape.gradient(f, [x, a, s]), tape.gradient(plain, [x, a, s]), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-def test_gradient_of_the_threshold_ignores_its_fine_part():
-    x = tf.constant([0.0, 0.0, 5.0])
-    with tf.GradientTape(persistent=True) as tape:
+def test_the_gradient_is_that_of_the_shares_and_costs_that_are_handed_in():
+    f, x = tf.constant([0.5, 0.5, 1.0]), tf.zeros(3)
+    with tf.GradientTape() as tape:
         tape.watch(x)
+        out = with_gradient(f, x, 0.25, costs=[1.0, 3.0, 1.0])
+    np.testing.assert_array_equal(out, f)
+    # v = 1/4, 1/4, 0, so sum(v g) / sum(c v) = 1: the pulls beyond their costs are
+    # 3 - 1 and 1 - 3.
+    got = tape.gradient(out, x, tf.constant([3.0, 1.0, 5.0]))
+    np.testing.assert_allclose(got, [2.0, -2.0, 0.0], atol=1e-6)
+
+
+def test_hard_masks_move_no_logits():
+    x = tf.constant([0.3, -0.2, 0.9])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        f = with_gradient(tf.constant([1.0, 0.0, 1.0]), x, 1e-4)
+    np.testing.assert_array_equal(tape.gradient(f, x), [0.0, 0.0, 0.0])
+
+
+def test_no_gradient_flows_through_the_threshold_itself():
+    x = tf.Variable([0.0, 0.0, 5.0])
+    with tf.GradientTape(persistent=True) as tape:
         a, s = threshold(x, 1.5, 0.1)
-    # The two equal entries share the threshold; the third is far above it.
-    np.testing.assert_allclose(tape.gradient(a, x), [0.5, 0.5, 0.0], atol=1e-5)
-    np.testing.assert_array_equal(tape.gradient(s, x), [0.0, 0.0, 0.0])
+    assert tape.gradient(a, x) is None and tape.gradient(s, x) is None
 
 
 def test_nothing_is_nan_where_every_share_is_saturated():
     x = tf.constant([-1.0] * 5 + [1.0] * 5)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        a, s = threshold(x, 5.0, 1e-5)
-        mask = soft_mask(x, a, s, 1e-5)
+        mask = in_two_steps(x, 5.0, 1e-5)
     np.testing.assert_array_equal(mask, [0.0] * 5 + [1.0] * 5)
     np.testing.assert_array_equal(tape.gradient(mask, x), np.zeros(10))
 
@@ -558,7 +565,7 @@ def test_warm_start_follows_a_whole_search():
         a, s = run(tf.constant(x), tf.constant(tau), theta)
         theta = a + tau * s
         want = reference(x, 120.5, float(tau))[0]
-        np.testing.assert_allclose(soft_mask(x, a, s, tau), want, atol=1e-4)
+        np.testing.assert_allclose(shares_at(x, a, s, tau), want, atol=1e-4)
 
 
 # --- hard_topk ------------------------------------------------------------------------

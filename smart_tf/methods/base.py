@@ -39,7 +39,8 @@ class Method:
     """Whether every block has a trainable logit of its own."""
 
     uses_threshold = False
-    """Whether the soft masks hang on the common threshold of all logits (eq. 2)."""
+    """Whether the masks of blocks are shares of one soft top-k of the logits of all
+    layers (eq. 2). Then `soft_mask` is asked for the masks of N:M structures only."""
 
     keeps_mask_optimizer = False
     """Whether the logits' optimizer is part of the method: then nobody may replace

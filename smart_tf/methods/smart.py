@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from smart_tf import topk
 from smart_tf.methods.base import (
     Method,
     check,
@@ -14,6 +13,7 @@ from smart_tf.methods.base import (
     sgd,
     standardised,
 )
+from smart_tf.topk import soft_topk
 
 _SETTLING = tuple(k / 48 for k in range(24, 48, 2))
 """When widths are settled, in shares of the search: as soon as they are worth it, and
@@ -103,12 +103,7 @@ class Smart(Method):
         return standardised(scores, self.initial_spread)
 
     def soft_mask(self, weights, weight_mask, state):
-        if weight_mask.structure.is_global:
-            logits = tf.convert_to_tensor(weight_mask.logits)
-            return topk.soft_mask(logits, state.a, state.s, state.temperature)
-        return self._soft_mask_within_groups(weights, weight_mask, state.temperature)
-
-    def _soft_mask_within_groups(self, weights, weight_mask, temperature):
+        """The soft top-N within each group of an N:M structure (eq. 14)."""
         magnitudes = tf.abs(tf.cast(weights, tf.float32))
         if self.initial_spread > 0:
             # Logits drift apart while they learn; magnitudes hardly do. So they start
@@ -119,7 +114,7 @@ class Smart(Method):
         return mask_groups(
             magnitudes,
             weight_mask,
-            lambda groups, keep: topk.soft_topk(groups, keep, temperature, axis=-1),
+            lambda groups, keep: soft_topk(groups, keep, state.temperature, axis=-1),
         )
 
     def final_scores(self, weight_mask):
