@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-_LANES = 8  # rows that a long sum is folded into first
+_FOLDS = 8, 64  # how many rows a long sum is folded into, and then once more
 _SMALL = 2**14  # entries up to which theta is searched for without a sample
 _STRIDE = 24  # one of so many entries is a sample
 _RUN = 16  # entries of a sample that lie together: a cache line
@@ -225,13 +225,14 @@ def row_sum(x):
     """Sums the last axis, which stays with size 1, to float64 accuracy or nearly.
 
     XLA on CPU adds the float32 values of a sum one by one, which drifts (1e-2 at
-    2e7 equal values), and adds `_LANES` long rows to each other as fast as it reads.
+    2e7 equal values), and adds a few long rows to each other as fast as it reads.
     """
-    n = x.shape[-1]
-    if n is None or n > _LANES * 1024:
-        n = n or tf.shape(x)[-1]
-        whole = n - n % _LANES
-        rows = tf.concat([tf.shape(x)[:-1], [_LANES, whole // _LANES]], 0)
-        head = tf.reduce_sum(tf.reshape(x[..., :whole], rows), axis=-2)
-        x = tf.concat([head, x[..., whole:]], axis=-1)
+    for rows in _FOLDS:
+        n = x.shape[-1]
+        if n is None or n > 1024 * rows:
+            n = n or tf.shape(x)[-1]
+            whole = n - n % rows
+            shape = tf.concat([tf.shape(x)[:-1], [rows, whole // rows]], 0)
+            head = tf.reduce_sum(tf.reshape(x[..., :whole], shape), axis=-2)
+            x = tf.concat([head, x[..., whole:]], axis=-1)
     return tf.reduce_sum(tf.cast(x, tf.float64), axis=-1, keepdims=True)
