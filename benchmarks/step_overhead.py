@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import smart_tf
-from benchmarks.record import RESULTS, markdown_table, provenance, write
+from benchmarks.record import RESULTS, commit, markdown_table, provenance, write
 from examples import networks
 
 SEED = 0
@@ -231,6 +231,7 @@ def main():
 def measure_times(args):
     report = {
         **provenance("benchmarks.step_overhead", SEED),
+        "commit": commit(),
         "load_before": os.getloadavg()[0],
         "batch": BATCH,
         "rounds": args.rounds,

@@ -64,21 +64,9 @@ class PaS(Method):
         return _binary(weight_mask)
 
     def penalty(self, ranking):
-        if ranking.lead is not None:
-            coupling, scores = ranking.lead.coupling, ranking.shared_logits()
-            on = straight_through(scores, tf.cast(scores > 0.5, tf.float32))
-            target = coupling.budget / coupling.costs.total()
-            distance = coupling.share_spent(on) - target
-            return self.strength * coupling.size * tf.square(distance)
-        kept, total, target, blocks = 0.0, 0.0, 0.0, 0
-        for mask in ranking.masks:
-            costs = mask.costs.ravel()
-            share = tf.reshape(_binary(mask), [-1]) * tf.cast(costs, tf.float32)
-            kept += tf.cast(row_sum(share)[0], tf.float32)
-            target += (1.0 - mask.sparsity) * costs.sum()
-            total += costs.sum()
-            blocks += costs.size
-        return self.strength * blocks * tf.square((kept - target) / total)
+        excess = _channels_excess if ranking.lead is not None else _blocks_excess
+        distance, count = excess(ranking)
+        return self.strength * count * tf.square(distance)
 
     def final_scores(self, weight_mask):
         return weight_mask.logits.numpy().astype("float64")
@@ -92,3 +80,25 @@ def _binary(weight_mask):
     scores = tf.convert_to_tensor(weight_mask.logits)
     on = (scores > 0.5) | (scores >= tf.reduce_max(scores))
     return straight_through(scores, tf.cast(on, tf.float32))
+
+
+def _channels_excess(ranking):
+    """What the open masks cost beyond the budget, as a fraction of the full cost; and
+    how many channels there are."""
+    coupling, scores = ranking.lead.coupling, ranking.shared_logits()
+    on = straight_through(scores, tf.cast(scores > 0.5, tf.float32))
+    aim = coupling.budget / coupling.costs.total()
+    return coupling.share_spent(on) - aim, coupling.size
+
+
+def _blocks_excess(ranking):
+    """The same for the blocks of kernels."""
+    kept, total, aim, blocks = 0.0, 0.0, 0.0, 0
+    for mask in ranking.masks:
+        costs = mask.costs.ravel()
+        open_costs = tf.reshape(_binary(mask), [-1]) * tf.cast(costs, tf.float32)
+        kept += tf.cast(row_sum(open_costs)[0], tf.float32)
+        aim += (1.0 - mask.sparsity) * costs.sum()
+        total += costs.sum()
+        blocks += costs.size
+    return (kept - aim) / total, blocks
