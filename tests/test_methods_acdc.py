@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
@@ -56,3 +57,20 @@ def test_fine_tuning_goes_on_with_the_last_masks(course):
     for masks, *_ in after[10:]:
         for mask, last in zip(masks, after[9][0], strict=True):
             np.testing.assert_array_equal(mask, last)
+
+
+def test_nothing_comes_back_from_behind_a_relu_when_the_normalisation_is_at_zero():
+    """Why channels that run through several layers are refused."""
+    keras.utils.set_random_seed(0)
+    conv = keras.layers.Conv2D(4, 3, use_bias=False)
+    normalise = keras.layers.BatchNormalization()
+    layers = [conv, normalise, keras.layers.ReLU(), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *layers, keras.layers.Dense(3)])
+    made = [conv.kernel, normalise.gamma, normalise.beta]
+    for variable in made:
+        variable.assign(variable.numpy() * np.array([0.0, 1.0, 1.0, 1.0]))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(np.random.rand(8, 6, 6, 2), training=True) ** 2)
+    for gradient in tape.gradient(loss, [v.value for v in made]):
+        size = np.abs(gradient).reshape(-1, 4).max(axis=0)
+        assert size[0] == 0.0 and (size[1:] > 0).all()
