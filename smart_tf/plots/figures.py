@@ -3,10 +3,11 @@
 from smart_tf.export.optional import require
 from smart_tf.export.staging import staged
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bbbbbb")
-"""Paul Tol's bright scheme, which colour-blind readers can tell apart."""
+_BRIGHT = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bbbbbb")
+COLOURS = (*_BRIGHT, "#ee7733", "#332288", "#000000")
+"""Paul Tol's bright scheme, which colour-blind readers can tell apart, and more."""
 
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>p"
 DARK, GREY, PALE = "#222222", "#777777", "#dddddd"
 
 
@@ -25,7 +26,7 @@ def new_axes(width, height):
 
 
 def style_of(index):
-    """Dict: colour and mark of the curve with a number; the first 49 all differ."""
+    """Dict: colour and mark of the curve with a number; the first 100 all differ."""
     turn, place = divmod(index, len(COLOURS))
     return {"color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}
 
