@@ -56,8 +56,9 @@ def overview(results):
 
     The best method is bold. Beneath it is why methods are missing from cells.
     """
+    widest_first = sorted(results, key=lambda result: -len(result.standings))
     names = list(
-        dict.fromkeys(s.entrant.name for result in results for s in result.standings)
+        dict.fromkeys(s.entrant.name for r in widest_first for s in r.standings)
     )
     reasons = {}
     for result in results:
