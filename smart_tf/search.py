@@ -53,16 +53,19 @@ class SearchState(NamedTuple):
 class Step(NamedTuple):
     """What all wrappers of a ranking share in one training step.
 
-    `masks` are those of eq. 2, by the `id` of the `WeightMask`: shares of the common
-    soft top-k while the search lasts, and else 1 or what the freeze has left. A method
-    without a common threshold has none. `logits` are those of the channels of several
-    layers, or None.
+    `masks` are those of eq. 2, by `WeightMask`: shares of the common soft top-k while
+    the search lasts, and else 1 or what the freeze has left. A method without a common
+    threshold has none. `outlets` are tensors of the kernels' shapes, also by
+    `WeightMask`: whatever flows into them as a gradient, that of a masked kernel,
+    goes on to the logits. `logits` are those of the channels of several layers, or
+    None.
     """
 
     state: SearchState
     searching: tf.Tensor
     packed: tf.Tensor | None = None
     masks: Mapping = MappingProxyType({})
+    outlets: Mapping = MappingProxyType({})
     logits: tf.Tensor | None = None
 
 
@@ -120,12 +123,14 @@ class Search:
         idle = tf.where(last.phase < FROZEN, DENSE, FROZEN)
         phase = tf.where(searching, SEARCHING, idle)
         state = last._replace(phase=phase, temperature=temperature)
-        masks = {}
+        masks, outlets = {}, {}
         if first.method.uses_threshold and (ranking.ranked or ranking.lead):
-            state, f = self._solved(state, searching, last)
+            x, budget, costs = self._problem(last)
+            state, f = self._solved(x, budget, costs, state, searching, last)
             masks = self._masks(f, searching)
+            outlets = self._outlets(list(masks), x, f, costs, state, searching)
         packed, logits = tf.stack(state), ranking.shared_logits()
-        return Step(state, searching, packed, masks, logits)
+        return Step(state, searching, packed, masks, outlets, logits)
 
     def _temperature(self, last_phase):
         """Whether the search is on, and the temperature."""
@@ -142,9 +147,8 @@ class Search:
             searching = step >= schedule.begin_step
         return tf.logical_and(searching, last_phase < FROZEN), temperature
 
-    def _solved(self, state, searching, last):
+    def _solved(self, x, budget, costs, state, searching, last):
         """The state with its threshold, and the shares of all logits (eq. 2)."""
-        x, budget, costs = self._problem(last)
 
         def solve():
             start = last.a + last.temperature * last.s
@@ -155,8 +159,41 @@ class Search:
             return last.a, last.s, self._shares_at_rest(x)
 
         a, s, f = tf.cond(searching, solve, rest)
-        f = topk.with_gradient(f, x, state.temperature, costs)
-        return state._replace(a=a, s=s), f
+        return state._replace(a=a, s=s), tf.stop_gradient(f)
+
+    def _outlets(self, masks, x, f, costs, state, searching):
+        """Dict from each of `masks` to where its gradient is handed in.
+
+        One branch for all kernels together decides whether the logits' gradient is
+        computed: one in each layer costs more than the gradient of small layers.
+        """
+        kernels = [tf.convert_to_tensor(m.weight.variable) for m in masks]
+        kernels = [tf.stop_gradient(tf.cast(k, tf.float32)) for k in kernels]
+
+        @tf.custom_gradient
+        def outlets(x):
+            def gradient(*upstreams):
+                def pulled():
+                    g = self._joined_gradient(masks, kernels, upstreams)
+                    return topk.pull_back(g, f, x, state.temperature, costs)
+
+                return tf.cond(searching, pulled, lambda: tf.zeros_like(x))
+
+            return [tf.identity(k) for k in kernels], gradient
+
+        return dict(zip(masks, outlets(x), strict=True))
+
+    def _joined_gradient(self, masks, kernels, upstreams):
+        """The gradient with respect to all shares in a row (eq. 6)."""
+        gradients = [
+            m.mask_gradient(kernel, tf.convert_to_tensor(upstream))
+            for m, kernel, upstream in zip(masks, kernels, upstreams, strict=True)
+        ]
+        if self._ranking.lead is None:
+            return _joined(gradients)
+        size = self._ranking.lead.coupling.size
+        pairs = zip(masks, gradients, strict=True)
+        return tf.add_n([m.scattered(g, size) for m, g in pairs])
 
     def _problem(self, last):
         """Logits, budget and costs (None: all 1) of eq. 2."""
@@ -178,16 +215,16 @@ class Search:
         return _joined(m.mask for m in self._ranking.ranked)
 
     def _masks(self, f, searching):
-        """Dict from the `id` of a `WeightMask` to its part of the shares `f`."""
+        """Dict from each `WeightMask` to its part of the shares `f`."""
         ranked = self._ranking.ranked
         if self._ranking.lead is None:
             parts = tf.split(f, [m.costs.size for m in ranked])
             return {
-                id(m): tf.reshape(part, m.costs.shape)
+                m: tf.reshape(part, m.costs.shape)
                 for m, part in zip(ranked, parts, strict=True)
             }
         return {
-            id(m): tf.where(searching, m.gathered(f), tf.convert_to_tensor(m.mask))
+            m: tf.where(searching, m.gathered(f), tf.convert_to_tensor(m.mask))
             for m in self._ranking.coupled
             if m.in_search
         }

@@ -94,10 +94,7 @@ def threshold(x, budget, temperature, costs=None, start=None):
 
 
 def with_gradient(f, x, temperature, costs=None):
-    """Makes the shares of a soft top-k differentiable in `x` (prop. 2.2).
-
-    The gradient is `v_i (g_i - c_i sum(v g) / sum(c v)) / tau`. It is 0 where all
-    shares are 0 or 1, as those of a hard mask are.
+    """Makes the shares of a soft top-k differentiable in `x`.
 
     Args:
         f: float32 tensor `(..., n)`, the shares that eq. 2 gives to each row of `x`.
@@ -111,23 +108,54 @@ def with_gradient(f, x, temperature, costs=None):
     """
     f = tf.stop_gradient(f)
 
-    def pull(upstream, x):
-        del x
+    @tf.custom_gradient
+    def attach(x):
+        def gradient(upstream):
+            # That of a gather is sparse.
+            return pull_back(tf.convert_to_tensor(upstream), f, x, temperature, costs)
+
+        return tf.identity(f), gradient
+
+    return attach(x)
+
+
+def pull_back(upstream, f, x, temperature, costs=None):
+    """The gradient with respect to `x` from that with respect to the shares.
+
+    It is `v_i (g_i - c_i sum(v g) / sum(c v)) / tau` (prop. 2.2), and 0 where all
+    shares are 0 or 1, as those of a hard mask are.
+
+    Args:
+        upstream: float32 tensor of the shape of `f`, `g`.
+        f: float32 tensor `(..., n)`, the shares that eq. 2 gives to each row of `x`.
+        x: float32 tensor of the same shape.
+        temperature: Positive number or scalar tensor.
+        costs: Optional float32 tensor `(n,)` or `(..., n)`; 1 for each by default.
+
+    Returns:
+        Tensor of the shape of `f`. Its own gradient would be wrong without saying so,
+        and raises `NotImplementedError` instead.
+    """
+
+    @tf.custom_gradient
+    def first_order_only(upstream, x):
+        del x  # Only so that a gradient with respect to it is refused.
         v = f * (1.0 - f)
         ratio = tf.math.divide_no_nan(
             row_sum(v * upstream), row_sum(weighted(costs, v))
         )
         shared = weighted(costs, tf.cast(ratio, tf.float32))
-        return v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
+        pulled = v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
+        return pulled, _no_second_order
 
-    @tf.custom_gradient
-    def attach(x):
-        def gradient(upstream):  # of a gather, it is sparse
-            return _first_order_only(pull, tf.convert_to_tensor(upstream), x)
+    return first_order_only(upstream, x)
 
-        return tf.identity(f), gradient
 
-    return attach(x)
+def _no_second_order(*_):
+    raise NotImplementedError(
+        "The soft top-k has no second-order gradient: it is solved by a loop "
+        "through which one would come out wrong."
+    )
 
 
 class BudgetTooSmall(ValueError):
@@ -186,22 +214,6 @@ def hard_topk(scores, budget, costs=None, floors=None):
     rest = order[~kept[order]]
     kept[rest[floor_cost + np.cumsum(costs[rest]) <= limit]] = True
     return kept
-
-
-def _first_order_only(pull, upstream, x):
-    """`pull(upstream, x)`, whose own gradient would be wrong without saying so."""
-
-    @tf.custom_gradient
-    def op(upstream, x):
-        def refuse(*_):
-            raise NotImplementedError(
-                "The soft top-k has no second-order gradient: it is solved by a loop "
-                "through which one would come out wrong."
-            )
-
-        return pull(upstream, x), refuse
-
-    return op(upstream, x)
 
 
 def _as_rows(x, axis):

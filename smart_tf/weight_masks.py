@@ -76,9 +76,10 @@ class WeightMask:
             weights: Kernel tensor.
             step: `smart_tf.search.Step`.
         """
+        if self in step.masks:
+            outlet = tf.cast(step.outlets[self], weights.dtype)
+            return self._joined(weights, step.masks[self], outlet)
         searching = step.searching
-        if id(self) in step.masks:
-            return self._apply(weights, step.masks[id(self)], searching)
         hard = tf.convert_to_tensor(self.mask)
         if self.structure.is_global:
             # The soft mask of a few blocks costs less than a branch would.
@@ -119,27 +120,53 @@ class WeightMask:
         shape = tuple(self.weight.variable.shape)
         return self.structure.oihw(mask, shape, self.layout)
 
-    def _apply(self, weights, mask, mask_gradient):
-        """`weights * mask`, the mask's gradient only where it is wanted (eq. 6)."""
+    def _joined(self, weights, mask, outlet):
+        """`weights * mask`, whose gradient is handed to the outlet as it is."""
+        mask = tf.cast(mask, weights.dtype)
+        structure, layout = self.structure, self.layout
+
+        @tf.custom_gradient
+        def apply(weights, outlet):
+            del outlet
+
+            def gradient(upstream):
+                return structure.apply(upstream, mask, layout), upstream
+
+            return structure.apply(weights, mask, layout), gradient
+
+        return apply(weights, outlet)
+
+    def _apply(self, weights, mask, searching):
+        """`weights * mask`, the mask's gradient only where it is wanted."""
         mask = tf.cast(mask, weights.dtype)
         structure, layout = self.structure, self.layout
 
         @tf.custom_gradient
         def apply(weights, mask):
             def gradient(upstream):
-                def sum_over_blocks():
-                    products = self.method.mask_gradient(weights * upstream)
-                    return structure.reduce_sum(products, layout)
-
                 return structure.apply(upstream, mask, layout), tf.cond(
-                    mask_gradient,
-                    sum_over_blocks,
+                    searching,
+                    lambda: self.mask_gradient(weights, upstream),
                     lambda: tf.zeros_like(mask),
                 )
 
             return structure.apply(weights, mask, layout), gradient
 
         return apply(weights, mask)
+
+    def mask_gradient(self, weights, upstream):
+        """What the blocks' masks get of a gradient (eq. 6).
+
+        Args:
+            weights: Kernel tensor.
+            upstream: Tensor of the same shape and dtype, the gradient with respect to
+                the masked kernel.
+
+        Returns:
+            Tensor of the grid's shape.
+        """
+        products = self.method.mask_gradient(weights * upstream)
+        return self.structure.reduce_sum(products, self.layout)
 
     def expanded(self, mask):
         """A mask of the grid's shape, spread over the kernel."""
@@ -203,7 +230,7 @@ class ChannelMask(WeightMask):
             return self._with(self.logits).masked(weights, step)
         logits = tf.gather(step.logits, np.maximum(self.channels, 0))
         self.logits.assign(logits)
-        if id(self) in step.masks:
+        if self in step.masks:
             return super().masked(weights, step)
         return self._with(logits).masked(weights, step)
 
@@ -211,6 +238,13 @@ class ChannelMask(WeightMask):
         """The mask when the channels have these shares, a tensor `(channels,)`."""
         own = tf.gather(shares, np.maximum(self.channels, 0))
         return tf.where(self.channels < 0, 1.0, own)
+
+    def scattered(self, gradient, size):
+        """The gradient with respect to the shares, from that of the mask.
+
+        The adjoint of `gathered`: a channel is in several slices, or in none.
+        """
+        return tf.math.unsorted_segment_sum(gradient, self.channels, size)
 
     def soft(self, state):
         if not self.in_search:
