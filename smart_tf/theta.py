@@ -13,6 +13,7 @@ _FOLDS = 8, 64  # how many rows a long sum is folded into, and then once more
 _SMALL = 2**14  # entries up to which theta is searched for without a sample
 _STRIDE = 24  # one of so many entries is a sample
 _RUN = 16  # entries of a sample that lie together: a cache line
+_NARROW = 64  # entries up to which a row is sorted to begin with
 _RESIDUAL = 2e-6  # |S - K|, in mean costs, below which theta is taken as it is
 _ERROR = 2e-5  # error of theta / tau that may be left after the last step
 _MAX_STEPS = 120
@@ -146,63 +147,74 @@ def _polish(problem, a, stride):
 
 
 def _search(problem):
-    """A bracketed secant on logit(S / C), which is a line when tau is large.
+    """A bracketed Newton on logit(S / C), which is a line when tau is large.
 
     One step of it can rely on `-1 <= d logit(S / C) / d (p / tau) < 0`: each look
     bounds the root from one side, and the extreme entries bound it from the start.
     Where the sum is a staircase (tau far below the gaps), it bisects.
 
-    It starts from the moments of `x`: a start that was not close is worth less.
-
     Returns:
         The pair `(a, s)`.
     """
-    tau, sign = problem.tau, problem.sign
-    aim = tf.math.log(problem.target / (problem.total - problem.target))
+    tau, sign, total = problem.tau, problem.sign, problem.total
+    aim = tf.math.log(problem.target / (total - problem.target))
     ends = [
         sign * tf.cast(reduce(problem.x, axis=-1, keepdims=True), tf.float64)
         for reduce in (tf.reduce_min, tf.reduce_max)
     ]
     low = tf.minimum(*ends) - tau * aim
     high = tf.maximum(*ends) - tau * aim
-    # Were x logistic, with its mean and variance, this would be the root.
-    x64 = tf.cast(problem.x, tf.float64)
-    mean, variance = tf.nn.moments(x64, axes=[-1], keepdims=True)
-    width = tf.sqrt(tau**2 + variance * (3.0 / np.pi**2))
-    p = tf.clip_by_value(sign * mean - width * aim, low, high)
 
     def look(p):
+        """What is missing on the scale of the logit, its slope, and if it is little."""
         a, s = _as_pair(problem, p)
         f = tf.sigmoid((problem.x - a) * problem.scale - s * tf.cast(sign, tf.float32))
-        total = row_sum(weighted(problem.costs, f))
-        odds = tf.maximum(total, 1e-30) / tf.maximum(
-            problem.total - total, 1e-7 * problem.total
-        )
-        found = tf.abs(total - problem.target) <= problem.tolerance
-        return tf.math.log(odds) - aim, found
+        kept = row_sum(weighted(problem.costs, f))
+        rest = tf.maximum(total - kept, 1e-7 * total)
+        v = row_sum(weighted(problem.costs, f * (1.0 - f)))
+        slope = tf.math.divide_no_nan(v * total, kept * rest)
+        found = tf.abs(kept - problem.target) <= problem.tolerance
+        return tf.math.log(tf.maximum(kept, 1e-30) / rest) - aim, slope, found
 
-    def body(step, p, p_old, h_old, low, high, done):
-        h, found = look(p)
+    def body(step, p, h_old, low, high, done):
+        h, slope, found = look(p)
         found |= done  # a row that is through waits for the others
         bound = p + tau * h
         low = tf.where(h > 0.0, tf.maximum(low, bound), low)
         high = tf.where(h > 0.0, high, tf.minimum(high, bound))
-        move = h * tf.math.divide_no_nan(p - p_old, h_old - h)
-        guess = p + move
-        secant = (guess >= low) & (guess <= high) & (2.0 * tf.abs(h) <= tf.abs(h_old))
-        p_new = tf.where(secant, guess, 0.5 * (low + high))
-        leap = tf.abs(p - p_old)
-        small = secant & (leap < 0.5 * tau) & (leap * tf.abs(move) < _ERROR * tau * tau)
+        guess = p + tau * tf.math.divide_no_nan(h, slope)
+        newton = (slope > 0.0) & (guess >= low) & (guess <= high)
+        newton &= 2.0 * tf.abs(h) <= h_old
+        p_new = tf.where(newton, guess, 0.5 * (low + high))
+        # Newton squares the error, in units of tau.
+        small = newton & (tf.square(guess - p) < _ERROR * tau * tau)
         done = found | small | (high - low < 2e-6 * tau) | tf.math.is_nan(h)
-        return step + 1, tf.where(found, p, p_new), p, h, low, high, done
+        return step + 1, tf.where(found, p, p_new), tf.abs(h), low, high, done
 
-    # A point that never was, so that the first secant has the slope -1 / width.
-    h_far = tf.zeros_like(p) + 1e6
-    state = (0, p, p - width * h_far, h_far, low, high, tf.zeros_like(p, tf.bool))
+    p = tf.clip_by_value(_guess(problem, aim), low, high)
+    far = tf.fill(tf.shape(p), tf.constant(np.inf, tf.float64))
+    state = (0, p, far, low, high, tf.zeros_like(p, tf.bool))
     p = tf.while_loop(
         lambda step, *rest: (step < _MAX_STEPS) & ~tf.reduce_all(rest[-1]), body, state
     )[1]
     return _as_pair(problem, p)
+
+
+def _guess(problem, aim):
+    """Where to look for the root, a column that knows nothing of earlier steps."""
+    x, n = problem.x, problem.x.shape[-1]
+    if problem.costs is None and n is not None and n <= _NARROW:
+        # What theta tends to for small tau: half way between the last entry that
+        # stays and the first that goes, or the one that stays in part.
+        order = tf.sort(x * tf.cast(problem.sign, tf.float32), direction="DESCENDING")
+        last = tf.cast(tf.math.ceil(problem.target), tf.int32) - 1
+        first = tf.cast(tf.math.floor(problem.target), tf.int32)
+        near = tf.gather(order, tf.stack([last, first]), axis=-1)
+        return tf.reduce_mean(tf.cast(near, tf.float64), axis=-1, keepdims=True)
+    # Were x logistic, with its mean and variance, this would be the root.
+    mean, variance = tf.nn.moments(tf.cast(x, tf.float64), axes=[-1], keepdims=True)
+    width = tf.sqrt(problem.tau**2 + variance * (3.0 / np.pi**2))
+    return problem.sign * mean - width * aim
 
 
 def shares(x, a, s, tau):
