@@ -92,24 +92,41 @@ def passes(row):
     )
 
 
+def run_each(run, models, path, module):
+    """Runs models one after the other, but for those that have a line already.
+
+    Args:
+        run: Function from a name to a dict of what came out.
+        models: Names in `keras.applications`, or None for all.
+        path: `pathlib.Path` of the file of lines.
+        module: String, of whom the lines are.
+
+    Returns:
+        The rows of the file, those of before and the new ones.
+    """
+    rows = {key(row): row for row in read_rows(path)}
+    for name in models or names():
+        if (name, keras.config.floatx()) not in rows:
+            row = {**run(name), **provenance(module, 0), "commit": commit()}
+            rows[key(row)] = row
+            append_row(path, row)
+            print(row, flush=True)
+            keras.backend.clear_session()
+            gc.collect()
+    return rows.values()
+
+
+def key(row):
+    """The name and the dtype of a row's model."""
+    return row["model"], row.get("dtype", "float32")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="names of models")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    rows = {row["model"]: row for row in read_rows(args.results)}
-    for name in args.only or names():
-        if name not in rows:
-            rows[name] = {
-                **run(name),
-                **provenance("benchmarks.applications", 0),
-                "commit": commit(),
-            }
-            append_row(args.results, rows[name])
-            print(rows[name], flush=True)
-            keras.backend.clear_session()
-            gc.collect()
-    show(rows.values())
+    show(run_each(run, args.only, args.results, "benchmarks.applications"))
 
 
 def show(rows):

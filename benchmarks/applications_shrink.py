@@ -9,7 +9,6 @@ changes when its input does by 1e-7: where that is much, float32 proves nothing,
 """
 
 import argparse
-import gc
 import os
 import time
 from pathlib import Path
@@ -22,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import smart_tf
-from benchmarks.applications import LARGER, names
-from benchmarks.record import RESULTS, append_row, commit, provenance, read_rows
+from benchmarks.applications import LARGER, key, run_each
+from benchmarks.record import RESULTS
 
 SIZE = 48
 OUTPUT = RESULTS / "applications_shrink.jsonl"
@@ -124,21 +123,7 @@ def main():
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
     args = parser.parse_args()
     keras.config.set_floatx(args.dtype)
-    rows = {key(row): row for row in read_rows(args.output)}
-    for name in args.only or names():
-        if (name, args.dtype) not in rows:
-            where = provenance("benchmarks.applications_shrink", 0)
-            row = {**run(name), **where, "commit": commit()}
-            rows[key(row)] = row
-            append_row(args.output, row)
-            print(row, flush=True)
-            keras.backend.clear_session()
-            gc.collect()
-    show(rows.values())
-
-
-def key(row):
-    return row["model"], row.get("dtype", "float32")
+    show(run_each(run, args.only, args.output, "benchmarks.applications_shrink"))
 
 
 def show(rows):
