@@ -12,7 +12,7 @@ from smart_tf.coupling import Coupling
 from smart_tf.layouts import Layout
 from smart_tf.ranking import Ranking
 from smart_tf.schedules import TemperatureSchedule, check_schedule
-from smart_tf.search import FROZEN, NOT_STARTED, SearchState, Step
+from smart_tf.search import FROZEN, NOT_STARTED, SearchState
 from smart_tf.weight_masks import ChannelMask, WeightMask
 
 LOGITS = "mask_logits"
@@ -165,9 +165,15 @@ class MaskedLayer:
             self.ranking.search.add_penalty(self)
         else:
             state = SearchState.unpack(self.search_state)
-            step = Step(state, state.searching)
+
+        def masked(m):
+            kernel = tf.convert_to_tensor(m.weight.variable)
+            if training:
+                return m.in_training(kernel, step)
+            return m.in_evaluation(kernel, state)
+
         return [
-            (m.weight, m.masked(tf.convert_to_tensor(m.weight.variable), step))
+            (m.weight, masked(m))
             for m in self.weight_masks
             if m.weight.variable.trainable or not isinstance(m, ChannelMask)
         ]

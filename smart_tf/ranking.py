@@ -180,7 +180,7 @@ class Ranking:
         if self.phase == FROZEN:
             return self.current_masks()
         state = SearchState.unpack(self.layers[0].search_state)
-        masks = [m.soft(state) for m in self.masks]
+        masks = [m.soft(m.weight.variable, state).numpy() for m in self.masks]
         if self.lead is None:
             return masks
         shares = self.channel_shares(masks).astype(np.float32)

@@ -1,8 +1,6 @@
 """The state of a step of the search: solved once, shared by all wrappers."""
 
 import threading
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -53,20 +51,17 @@ class SearchState(NamedTuple):
 class Step(NamedTuple):
     """What all wrappers of a ranking share in one training step.
 
-    `masks` are those of eq. 2, by `WeightMask`: shares of the common soft top-k while
-    the search lasts, and else 1 or what the freeze has left. A method without a common
-    threshold has none. `outlets` are tensors of the kernels' shapes, also by
-    `WeightMask`: whatever flows into them as a gradient, that of a masked kernel,
-    goes on to the logits. `logits` are those of the channels of several layers, or
-    None.
+    `packed` is the `SearchState`, and `logits` are those of the channels of several
+    layers, or None. `masks` has the mask of every `WeightMask`, soft while the search
+    lasts. `outlets` has tensors of the kernels' shapes: what flows back into them,
+    the gradient of a masked kernel, goes on as the gradient of its mask.
     """
 
-    state: SearchState
     searching: tf.Tensor
-    packed: tf.Tensor | None = None
-    masks: Mapping = MappingProxyType({})
-    outlets: Mapping = MappingProxyType({})
-    logits: tf.Tensor | None = None
+    packed: tf.Tensor
+    logits: tf.Tensor | None
+    masks: dict
+    outlets: dict
 
 
 class Search:
@@ -117,20 +112,37 @@ class Search:
 
     def _next_step(self):
         ranking = self._ranking
-        first = ranking.layers[0]
-        last = SearchState.unpack(first.search_state)
+        last = SearchState.unpack(ranking.layers[0].search_state)
         searching, temperature = self._temperature(last.phase)
         idle = tf.where(last.phase < FROZEN, DENSE, FROZEN)
         phase = tf.where(searching, SEARCHING, idle)
         state = last._replace(phase=phase, temperature=temperature)
-        masks, outlets = {}, {}
-        if first.method.uses_threshold and (ranking.ranked or ranking.lead):
-            x, budget, costs = self._problem(last)
-            state, f = self._solved(x, budget, costs, state, searching, last)
-            masks = self._masks(f, searching)
-            outlets = self._outlets(list(masks), x, f, costs, state, searching)
-        packed, logits = tf.stack(state), ranking.shared_logits()
-        return Step(state, searching, packed, masks, outlets, logits)
+        logits = ranking.shared_logits()
+        kernels = [tf.convert_to_tensor(m.weight.variable) for m in ranking.masks]
+        kernels = [tf.cast(kernel, tf.float32) for kernel in kernels]
+        # Variables are read here, and not in the branch that may be left out.
+        x = self._logits(logits)
+        problem = self._problem(x, last)
+
+        def soft():
+            now, f = self._solved(problem, state, last)
+            return now.a, now.s, self._soft_masks(kernels, now, logits, f)
+
+        def hard():
+            masks = _joined(m.mask for m in ranking.masks)
+            return last.a, last.s, masks if x is None else _detached(masks, x)
+
+        a, s, row = tf.cond(searching, soft, hard)
+        sizes = [m.costs.size for m in ranking.masks]
+        pairs = zip(ranking.masks, tf.split(row, sizes), strict=True)
+        outlets = self._outlets(kernels, row, searching)
+        return Step(
+            searching,
+            tf.stack(state._replace(a=a, s=s)),
+            logits,
+            {m: tf.reshape(part, m.costs.shape) for m, part in pairs},
+            dict(zip(ranking.masks, outlets, strict=True)),
+        )
 
     def _temperature(self, last_phase):
         """Whether the search is on, and the temperature."""
@@ -147,92 +159,105 @@ class Search:
             searching = step >= schedule.begin_step
         return tf.logical_and(searching, last_phase < FROZEN), temperature
 
-    def _solved(self, x, budget, costs, state, searching, last):
-        """The state with its threshold, and the shares of all logits (eq. 2)."""
-
-        def solve():
-            start = last.a + last.temperature * last.s
-            a, s = topk.threshold(x, budget, state.temperature, costs, start)
-            return a, s, shares(x, a, s, state.temperature)
-
-        def rest():
-            return last.a, last.s, self._shares_at_rest(x)
-
-        a, s, f = tf.cond(searching, solve, rest)
-        return state._replace(a=a, s=s), tf.stop_gradient(f)
-
-    def _outlets(self, masks, x, f, costs, state, searching):
-        """Dict from each of `masks` to where its gradient is handed in.
-
-        One branch for all kernels together decides whether the logits' gradient is
-        computed: one in each layer costs more than the gradient of small layers.
-        """
-        kernels = [tf.convert_to_tensor(m.weight.variable) for m in masks]
-        kernels = [tf.stop_gradient(tf.cast(k, tf.float32)) for k in kernels]
-
-        @tf.custom_gradient
-        def outlets(x):
-            def gradient(*upstreams):
-                def pulled():
-                    g = self._joined_gradient(masks, kernels, upstreams)
-                    return topk.pull_back(g, f, x, state.temperature, costs)
-
-                return tf.cond(searching, pulled, lambda: tf.zeros_like(x))
-
-            return [tf.identity(k) for k in kernels], gradient
-
-        return dict(zip(masks, outlets(x), strict=True))
-
-    def _joined_gradient(self, masks, kernels, upstreams):
-        """The gradient with respect to all shares in a row (eq. 6)."""
-        gradients = [
-            m.mask_gradient(kernel, tf.convert_to_tensor(upstream))
-            for m, kernel, upstream in zip(masks, kernels, upstreams, strict=True)
-        ]
-        if self._ranking.lead is None:
-            return _joined(gradients)
-        size = self._ranking.lead.coupling.size
-        pairs = zip(masks, gradients, strict=True)
-        return tf.add_n([m.scattered(g, size) for m, g in pairs])
-
-    def _problem(self, last):
-        """Logits, budget and costs (None: all 1) of eq. 2."""
+    def _logits(self, shared):
+        """The logits of all blocks in a row, or those of channels; None without any."""
         ranking = self._ranking
+        if shared is not None or not ranking.layers[0].method.has_logits:
+            return shared
+        return _joined(m.logits for m in ranking.ranked) if ranking.ranked else None
+
+    def _problem(self, x, last):
+        """Logits, budget and costs (None: all 1) of eq. 2; None if it is not asked."""
+        ranking = self._ranking
+        if x is None or not ranking.layers[0].method.uses_threshold:
+            return None
         if ranking.lead is not None:
-            x = ranking.shared_logits()
             f = tf.stop_gradient(shares(x, last.a, last.s, last.temperature))
             return x, *ranking.lead.coupling.linear_problem(f, last.spend)
         costs = ranking.costs()
         unit = costs.mean()
-        x = _joined(m.logits for m in ranking.ranked)
         weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
         return x, ranking.budget() / unit, weighted
 
-    def _shares_at_rest(self, x):
-        """Before and after the search: 1 for what stays, so that no logit moves."""
-        if self._ranking.lead is not None:
-            return tf.ones_like(x)
-        return _joined(m.mask for m in self._ranking.ranked)
+    def _solved(self, problem, state, last):
+        """The state with its threshold, and the shares of all logits (eq. 2)."""
+        if problem is None:
+            return state, None
+        x, budget, costs = problem
+        start = last.a + last.temperature * last.s
+        a, s = topk.threshold(x, budget, state.temperature, costs, start)
+        f = shares(x, a, s, state.temperature)
+        f = topk.with_gradient(f, x, state.temperature, costs)
+        return state._replace(a=a, s=s), f
 
-    def _masks(self, f, searching):
-        """Dict from each `WeightMask` to its part of the shares `f`."""
-        ranked = self._ranking.ranked
-        if self._ranking.lead is None:
-            parts = tf.split(f, [m.costs.size for m in ranked])
-            return {
-                m: tf.reshape(part, m.costs.shape)
-                for m, part in zip(ranked, parts, strict=True)
-            }
-        return {
-            m: tf.where(searching, m.gathered(f), tf.convert_to_tensor(m.mask))
-            for m in self._ranking.coupled
-            if m.in_search
-        }
+    def _soft_masks(self, kernels, state, logits, f):
+        """The masks of all kernels in a row, while the search lasts."""
+        ranking = self._ranking
+        if f is not None and ranking.ranked == ranking.masks:
+            return f
+        own = dict(zip(ranking.masks, kernels, strict=True))
+        found = self._masks_of_groups(own, state)
+        if f is not None and logits is None:
+            parts = tf.split(f, [m.costs.size for m in ranking.ranked])
+            found |= dict(zip(ranking.ranked, parts, strict=True))
+        elif f is not None:
+            found |= {m: m.gathered(f) for m in ranking.coupled if m.in_search}
+        return _joined(
+            found[m] if m in found else m.soft(kernel, state, logits)
+            for m, kernel in own.items()
+        )
+
+    def _masks_of_groups(self, kernels, state):
+        """Dict from each mask of an N:M structure to a tensor."""
+        masks = [m for m in kernels if not m.structure.is_global]
+        if not masks:
+            return {}
+        made = masks[0].method.soft_masks([kernels[m] for m in masks], masks, state)
+        return dict(zip(masks, made, strict=True))
+
+    def _outlets(self, kernels, row, searching):
+        """For each mask, a tensor into which the gradient of its kernel is let.
+
+        One branch decides for all kernels whether the gradients of masks are computed
+        (eq. 6). A branch in every layer costs more than the gradient of a small layer.
+        """
+
+        @tf.custom_gradient
+        def outlets(row):
+            def gradient(*upstreams):
+                # Those of embeddings are sparse.
+                dense = [tf.convert_to_tensor(u) for u in upstreams]
+                each = zip(self._ranking.masks, kernels, dense, strict=True)
+                return tf.cond(
+                    searching,
+                    lambda: _joined(
+                        m.mask_gradient(kernel, u) for m, kernel, u in each
+                    ),
+                    lambda: tf.zeros_like(row),
+                )
+
+            return [tf.identity(kernel) for kernel in kernels], gradient
+
+        return outlets(row)
 
 
-def _joined(variables):
-    """The values of variables of any shapes in a row."""
-    return tf.concat([tf.reshape(tf.convert_to_tensor(v), [-1]) for v in variables], 0)
+def _joined(values):
+    """Variables or tensors of any shapes in a row."""
+    return tf.concat([tf.reshape(tf.convert_to_tensor(v), [-1]) for v in values], 0)
+
+
+def _detached(masks, x):
+    """The masks, with a gradient for `x` that is there, and 0.
+
+    Without one, a training loop that runs eagerly would be told that it is missing.
+    """
+    masks = tf.stop_gradient(masks)
+
+    @tf.custom_gradient
+    def attach(x):
+        return tf.identity(masks), lambda upstream: tf.zeros_like(x)
+
+    return attach(x)
 
 
 class _Shared:

@@ -67,62 +67,14 @@ class WeightMask:
     def final_scores(self):
         return self.method.final_scores(self)
 
-    def masked(self, weights, step):
-        """The kernel as the layer sees it in this phase.
-
-        After the search no mask gradient is computed, in either branch.
+    def in_training(self, weights, step):
+        """The kernel as the layer sees it while it is trained.
 
         Args:
             weights: Kernel tensor.
-            step: `smart_tf.search.Step`.
+            step: `smart_tf.search.Step`, to which the gradient of the mask goes.
         """
-        if self in step.masks:
-            outlet = tf.cast(step.outlets[self], weights.dtype)
-            return self._joined(weights, step.masks[self], outlet)
-        searching = step.searching
-        hard = tf.convert_to_tensor(self.mask)
-        if self.structure.is_global:
-            # The soft mask of a few blocks costs less than a branch would.
-            soft = self._soft(weights, step.state)
-            return self._apply(weights, tf.where(searching, soft, hard), searching)
-
-        def product(mask):
-            mask = tf.cast(mask, weights.dtype)
-            return self.structure.apply(weights, mask, self.layout)
-
-        # Not `_apply`: its own branch in the gradient of a branch would fail.
-        return tf.cond(
-            searching,
-            lambda: product(self._soft(weights, step.state)),
-            lambda: product(hard),
-        )
-
-    def _soft(self, weights, state):
-        if self.structure.is_global and self.method.uses_threshold:
-            logits = tf.convert_to_tensor(self.logits)
-            return shares(logits, state.a, state.s, state.temperature)
-        return self.method.soft_mask(weights, self, state)
-
-    def soft(self, state):
-        """The mask that a search at this state applies, on the host.
-
-        Args:
-            state: `SearchState`.
-
-        Returns:
-            Float32 array of the grid's shape.
-        """
-        weights = tf.convert_to_tensor(self.weight.variable)
-        return self._soft(weights, state).numpy()
-
-    def oihw(self, mask):
-        """A mask of the grid's shape as `(outputs, inputs, height, width)`."""
-        shape = tuple(self.weight.variable.shape)
-        return self.structure.oihw(mask, shape, self.layout)
-
-    def _joined(self, weights, mask, outlet):
-        """`weights * mask`, whose gradient is handed to the outlet as it is."""
-        mask = tf.cast(mask, weights.dtype)
+        mask = tf.cast(step.masks[self], weights.dtype)
         structure, layout = self.structure, self.layout
 
         @tf.custom_gradient
@@ -134,25 +86,7 @@ class WeightMask:
 
             return structure.apply(weights, mask, layout), gradient
 
-        return apply(weights, outlet)
-
-    def _apply(self, weights, mask, searching):
-        """`weights * mask`, the mask's gradient only where it is wanted."""
-        mask = tf.cast(mask, weights.dtype)
-        structure, layout = self.structure, self.layout
-
-        @tf.custom_gradient
-        def apply(weights, mask):
-            def gradient(upstream):
-                return structure.apply(upstream, mask, layout), tf.cond(
-                    searching,
-                    lambda: self.mask_gradient(weights, upstream),
-                    lambda: tf.zeros_like(mask),
-                )
-
-            return structure.apply(weights, mask, layout), gradient
-
-        return apply(weights, mask)
+        return apply(weights, tf.cast(step.outlets[self], weights.dtype))
 
     def mask_gradient(self, weights, upstream):
         """What the blocks' masks get of a gradient (eq. 6).
@@ -167,6 +101,47 @@ class WeightMask:
         """
         products = self.method.mask_gradient(weights * upstream)
         return self.structure.reduce_sum(products, self.layout)
+
+    def in_evaluation(self, weights, state):
+        """The kernel as the layer sees it while it is not trained.
+
+        Args:
+            weights: Kernel tensor.
+            state: `smart_tf.search.SearchState`, the last one of the training.
+        """
+
+        def soft():
+            return self.soft(weights, state)
+
+        hard = tf.convert_to_tensor(self.mask)
+        if self.structure.is_global:
+            # The soft mask of a few blocks costs less than a branch would.
+            mask = tf.where(state.searching, soft(), hard)
+        else:
+            mask = tf.cond(state.searching, soft, lambda: hard)
+        return self.structure.apply(weights, mask, self.layout)
+
+    def soft(self, weights, state, logits=None):
+        """The mask that a search at this state applies.
+
+        Args:
+            weights: Kernel tensor.
+            state: `SearchState`.
+            logits: Tensor of the logits of the channels of several layers; by default
+                the copy that this mask has of them, if it is of such channels.
+
+        Returns:
+            Float32 tensor of the grid's shape.
+        """
+        if self.structure.is_global and self.method.uses_threshold:
+            logits = tf.convert_to_tensor(self.logits)
+            return shares(logits, state.a, state.s, state.temperature)
+        return tf.cast(self.method.soft_mask(weights, self, state), tf.float32)
+
+    def oihw(self, mask):
+        """A mask of the grid's shape as `(outputs, inputs, height, width)`."""
+        shape = tuple(self.weight.variable.shape)
+        return self.structure.oihw(mask, shape, self.layout)
 
     def expanded(self, mask):
         """A mask of the grid's shape, spread over the kernel."""
@@ -220,38 +195,25 @@ class ChannelMask(WeightMask):
     in_search: bool = True
     is_kernel: bool = True
 
-    def masked(self, weights, step):
-        if not self.in_search:
-            hard = tf.convert_to_tensor(self.mask)
-            return self._apply(weights, hard, tf.constant(False))
-        if self.logits is None:
-            return super().masked(weights, step)
-        if step.logits is None:
-            return self._with(self.logits).masked(weights, step)
-        logits = tf.gather(step.logits, np.maximum(self.channels, 0))
-        self.logits.assign(logits)
-        if self in step.masks:
-            return super().masked(weights, step)
-        return self._with(logits).masked(weights, step)
+    def in_training(self, weights, step):
+        if self.logits is not None and step.logits is not None and self.in_search:
+            self.logits.assign(self._own(step.logits))
+        return super().in_training(weights, step)
 
     def gathered(self, shares):
         """The mask when the channels have these shares, a tensor `(channels,)`."""
-        own = tf.gather(shares, np.maximum(self.channels, 0))
-        return tf.where(self.channels < 0, 1.0, own)
+        return tf.where(self.channels < 0, 1.0, self._own(shares))
 
-    def scattered(self, gradient, size):
-        """The gradient with respect to the shares, from that of the mask.
+    def _own(self, values):
+        return tf.gather(values, np.maximum(self.channels, 0))
 
-        The adjoint of `gathered`: a channel is in several slices, or in none.
-        """
-        return tf.math.unsorted_segment_sum(gradient, self.channels, size)
-
-    def soft(self, state):
+    def soft(self, weights, state, logits=None):
         if not self.in_search:
-            return self.mask.numpy()
+            return tf.convert_to_tensor(self.mask)
         if self.logits is None:
-            return super().soft(state)
-        return self._with(self.logits).soft(state)
+            return super().soft(weights, state)
+        logits = self.logits if logits is None else self._own(logits)
+        return self._with(logits).soft(weights, state)
 
     def _with(self, logits):
         """The same mask on these logits, infinite where a slice stays."""

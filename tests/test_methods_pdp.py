@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
-from smart_tf.search import SEARCHING, SearchState, Step
+from smart_tf.search import SEARCHING, SearchState
 from tests.references import block_sums, linear, spread_blocks
 
 TAU = 0.05
@@ -44,7 +44,11 @@ def test_mask_and_gradient_are_those_of_the_formula(kept):
     kernel = rng.normal(size=(8, 7)).astype("float32").astype("float64")
     upstream = rng.normal(size=(8, 7))  # dL / d(w f)
     # Blocks of 3 outputs by 3 inputs, ragged on both sides: a grid of 3 by 3.
-    (mask,) = ranking_of([kernel], 0.5, "3x3").masks
+    method = methods.PDP(temperature=TAU)
+    model = smart_tf.prune(linear(kernel), 0.5, "3x3", method)
+    pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 10))
+    pruner.start()
+    (mask,) = pruner.ranking.masks
     mask.slots["kept"].assign(kept)
 
     sizes = block_sums(np.ones_like(kernel), 3, 3)
@@ -55,14 +59,16 @@ def test_mask_and_gradient_are_those_of_the_formula(kept):
         f = reference_mask(w, threshold, 3, 3) if kept < 9 else np.ones((3, 3))
         return w * spread_blocks(f, w.shape, 3, 3)
 
-    weights = tf.constant(kernel, tf.float32)
+    unit_vectors = np.eye(8, dtype=np.float32)  # the outputs are the masked kernel
     with tf.GradientTape() as tape:
-        tape.watch(weights)
-        got = mask.masked(weights, Step(SEARCH, SEARCH.searching))
+        got = model(unit_vectors, training=True)
         loss = tf.reduce_sum(got * tf.constant(upstream, tf.float32))
     np.testing.assert_allclose(got, masked(kernel), atol=1e-6)
+    (gradient,) = tape.gradient(loss, model.trainable_variables)
     expected = central_differences(lambda w: (masked(w) * upstream).sum(), kernel)
-    np.testing.assert_allclose(tape.gradient(loss, weights), expected, atol=2e-4)
+    np.testing.assert_allclose(gradient, expected, atol=2e-4)
+    got = model(unit_vectors, training=False)
+    np.testing.assert_allclose(got, masked(kernel), atol=1e-6)
 
 
 def test_the_mask_is_a_half_at_the_threshold_and_splits_the_blocks():

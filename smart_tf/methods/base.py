@@ -1,6 +1,7 @@
 """What every pruning method answers, and how methods are named and configured."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -112,6 +113,21 @@ class Method:
             the last `update` has set.
         """
         return tf.convert_to_tensor(weight_mask.mask)
+
+    def soft_masks(self, kernels, weight_masks, state):
+        """The masks of all kernels with an N:M structure during the search.
+
+        Args:
+            kernels: List of kernel tensors.
+            weight_masks: List of their `WeightMask`s.
+            state: `smart_tf.search.SearchState` of this step.
+
+        Returns:
+            List of float32 tensors: by default the `soft_mask` of each. A method may do
+            them all at once.
+        """
+        pairs = zip(kernels, weight_masks, strict=True)
+        return [self.soft_mask(kernel, mask, state) for kernel, mask in pairs]
 
     def mask_gradient(self, products):
         """What a mask's gradient is summed up from (eq. 6).
@@ -292,24 +308,38 @@ def standardised(scores, spread):
     return [(s - everything.mean()) * scale for s in scores]
 
 
-def mask_groups(values, weight_mask, mask_of):
-    """The mask of an N:M structure, found group by group.
+def mask_groups(values, weight_masks, mask_of):
+    """The masks of N:M structures, found group by group.
 
     Args:
-        values: Float32 tensor of the kernel's shape.
-        weight_mask: The `WeightMask` of the kernel.
+        values: List of float32 tensors, of the kernels' shapes.
+        weight_masks: List of the `WeightMask`s of the kernels.
         mask_of: Function `(groups, keep)` that returns a mask of the shape of
-            `groups`, `(rows, M)`, from the values and how many of a row stay.
+            `groups`, `(rows, M)`, from the values and how many of a row stay. It gets
+            the groups of all kernels at once.
 
     Returns:
-        Float32 tensor of the kernel's shape; ones where whole groups stay.
+        List of float32 tensors of the kernels' shapes; ones where whole groups stay.
     """
-    structure, layout = weight_mask.structure, weight_mask.layout
-    masks = [
-        mask_of(groups, keep) if keep < groups.shape[-1] else tf.ones_like(groups)
-        for groups, keep in structure.to_groups(values, layout)
+    pairs = list(zip(values, weight_masks, strict=True))
+    groups = [m.structure.to_groups(value, m.layout) for value, m in pairs]
+    alike = {}
+    for matrix, keep in itertools.chain.from_iterable(groups):
+        alike.setdefault((keep, matrix.shape[-1]), []).append(matrix)
+    masks = {}
+    for (keep, width), matrices in alike.items():
+        joined = tf.concat(matrices, 0)
+        found = mask_of(joined, keep) if keep < width else tf.ones_like(joined)
+        rows = [matrix.shape[0] for matrix in matrices]
+        masks[keep, width] = iter(tf.split(found, rows))
+    return [
+        m.structure.from_groups(
+            [next(masks[keep, matrix.shape[-1]]) for matrix, keep in matrices],
+            value.shape,
+            m.layout,
+        )
+        for (value, m), matrices in zip(pairs, groups, strict=True)
     ]
-    return structure.from_groups(masks, values.shape, layout)
 
 
 def sgd(**config):

@@ -69,7 +69,7 @@ class PDP(Method):
     def soft_mask(self, weights, weight_mask, state):
         weights = tf.cast(weights, tf.float32)
         if not weight_mask.structure.is_global:
-            return mask_groups(tf.abs(weights), weight_mask, self._mask_within)
+            return self.soft_masks([weights], [weight_mask], state)[0]
         sums = weight_mask.structure.reduce_sum(tf.square(weights), weight_mask.layout)
         squares = sums / tf.cast(weight_mask.counts, tf.float32)
         magnitudes = tf.sqrt(tf.stop_gradient(tf.reshape(squares, [-1])))
@@ -80,6 +80,10 @@ class PDP(Method):
             lambda: tf.constant([0.0]),
         )
         return tf.sigmoid((squares - threshold[0]) / self.temperature)
+
+    def soft_masks(self, kernels, weight_masks, state):
+        magnitudes = [tf.abs(tf.cast(kernel, tf.float32)) for kernel in kernels]
+        return mask_groups(magnitudes, weight_masks, self._mask_within)
 
     def _mask_within(self, groups, keep):
         threshold = _squared_threshold(tf.stop_gradient(groups), keep)

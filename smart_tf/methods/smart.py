@@ -104,18 +104,24 @@ class Smart(Method):
 
     def soft_mask(self, weights, weight_mask, state):
         """The soft top-N within each group of an N:M structure (eq. 14)."""
-        magnitudes = tf.abs(tf.cast(weights, tf.float32))
-        if self.initial_spread > 0:
-            # Logits drift apart while they learn; magnitudes hardly do. So they start
-            # at the temperature's scale, or many would be undecided at the freeze.
-            rms = tf.sqrt(tf.reduce_mean(tf.square(magnitudes)))
-            scale = self.initial_temperature / tf.maximum(rms, 1e-12)
-            magnitudes *= tf.stop_gradient(scale)
+        return self.soft_masks([weights], [weight_mask], state)[0]
+
+    def soft_masks(self, kernels, weight_masks, state):
         return mask_groups(
-            magnitudes,
-            weight_mask,
+            [self._magnitudes(kernel) for kernel in kernels],
+            weight_masks,
             lambda groups, keep: soft_topk(groups, keep, state.temperature, axis=-1),
         )
+
+    def _magnitudes(self, kernel):
+        magnitudes = tf.abs(tf.cast(kernel, tf.float32))
+        if self.initial_spread == 0:
+            return magnitudes
+        # Logits drift apart while they learn; magnitudes hardly do. So they start at
+        # the temperature's scale, or many would be undecided at the freeze.
+        rms = tf.sqrt(tf.reduce_mean(tf.square(magnitudes)))
+        scale = self.initial_temperature / tf.maximum(rms, 1e-12)
+        return magnitudes * tf.stop_gradient(scale)
 
     def final_scores(self, weight_mask):
         return weight_mask.logits.numpy().astype(np.float64)
