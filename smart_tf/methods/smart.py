@@ -19,6 +19,9 @@ _SETTLING = tuple(k / 48 for k in range(24, 48, 2))
 """When widths are settled, in shares of the search: as soon as they are worth it, and
 over and over, since what the logits have for momentum takes them away again."""
 
+_GROUP_SCALE = 100.0
+"""The root mean square of the weights in N:M groups, in initial temperatures."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Smart(Method):
@@ -28,7 +31,7 @@ class Smart(Method):
     the logits `m` of ALL layers (eq. 2 and 5), at a temperature `tau` that falls
     with every step. N:M structures have no logits (appendix F, eq. 14): there `f`
     is the soft top-N of `|w|` within each group, where every kernel's root mean square
-    counts as the initial temperature.
+    counts as a hundred initial temperatures.
 
     The temperature is relative to the spread of the logits: the masks are decided
     while `tau` falls from about 3 to 0.05 of their standard deviation. By default the
@@ -117,10 +120,10 @@ class Smart(Method):
         magnitudes = tf.abs(tf.cast(kernel, tf.float32))
         if self.initial_spread == 0:
             return magnitudes
-        # Logits drift apart while they learn; magnitudes hardly do. So they start at
-        # the temperature's scale, or many would be undecided at the freeze.
+        # While the temperature is high, all weights of a group have a share of N / M:
+        # a trained network would be scaled down as a whole, and learn anew.
         rms = tf.sqrt(tf.reduce_mean(tf.square(magnitudes)))
-        scale = self.initial_temperature / tf.maximum(rms, 1e-12)
+        scale = _GROUP_SCALE * self.initial_temperature / tf.maximum(rms, 1e-12)
         return magnitudes * tf.stop_gradient(scale)
 
     def final_scores(self, weight_mask):
