@@ -22,6 +22,7 @@ class Method:
     they do differently. In the training graph, at every step:
 
     - `soft_mask`: the mask of a kernel's blocks;
+    - `soft_masks`: those of all N:M kernels at once;
     - `mask_gradient`: what of the weights' gradient a mask gets;
     - `penalty`: a term of the loss;
     - `constrain`: what becomes of a kernel after an optimizer update.
