@@ -225,9 +225,7 @@ class Search:
         @tf.custom_gradient
         def outlets(row):
             def gradient(*upstreams):
-                # Those of embeddings are sparse.
-                dense = [tf.convert_to_tensor(u) for u in upstreams]
-                each = zip(self._ranking.masks, kernels, dense, strict=True)
+                each = zip(self._ranking.masks, kernels, upstreams, strict=True)
                 return tf.cond(
                     searching,
                     lambda: _joined(

@@ -82,7 +82,9 @@ class WeightMask:
             del outlet
 
             def gradient(upstream):
-                return structure.apply(upstream, mask, layout), upstream
+                # That of an embedding is sparse, that of an einsum forgets its shape.
+                dense = tf.ensure_shape(tf.convert_to_tensor(upstream), weights.shape)
+                return structure.apply(dense, mask, layout), dense
 
             return structure.apply(weights, mask, layout), gradient
 

@@ -371,6 +371,24 @@ def test_attention_with_masks():
         )
 
 
+@pytest.mark.parametrize("structure", ["unstructured", "4x4", "2:4"])
+def test_attention_in_batches_of_unknown_size(structure):
+    """The gradient of an einsum has no static shape then."""
+    tokens = keras.Input((5, 8))
+    y = layers.Dense(8)(tokens)
+    y = y + layers.MultiHeadAttention(2, 4, name="attention")(y, y)
+    outputs = layers.Dense(4)(layers.GlobalAveragePooling1D()(y))
+    model = keras.Model(tokens, outputs)
+    x = np.random.default_rng(0).normal(size=(30, 5, 8)).astype("float32")
+    sparsity = None if ":" in structure else 0.5
+    model = smart_tf.prune(model, sparsity, structure)
+    model.compile("sgd", "mse", jit_compile=False)
+    callback = smart_tf.SmartPruningCallback(search_epochs=1)
+    model.fit(x, x[:, 0, :4], 8, epochs=2, verbose=0, callbacks=[callback])
+    report = smart_tf.report(smart_tf.strip_pruning(model))
+    assert report.sparsity == pytest.approx(0.5, abs=0.03)
+
+
 @pytest.mark.parametrize(
     "kind",
     [layers.GRU, pytest.param(layers.LSTM, marks=pytest.mark.slow)],
