@@ -209,7 +209,9 @@ def _guess(problem, aim):
         order = tf.sort(x * tf.cast(problem.sign, tf.float32), direction="DESCENDING")
         last = tf.cast(tf.math.ceil(problem.target), tf.int32) - 1
         first = tf.cast(tf.math.floor(problem.target), tf.int32)
-        near = tf.gather(order, tf.stack([last, first]), axis=-1)
+        # A target out of range is for others to complain of.
+        around = tf.clip_by_value(tf.stack([last, first]), 0, n - 1)
+        near = tf.gather(order, around, axis=-1)
         return tf.reduce_mean(tf.cast(near, tf.float64), axis=-1, keepdims=True)
     # Were x logistic, with its mean and variance, this would be the root.
     mean, variance = tf.nn.moments(tf.cast(x, tf.float64), axes=[-1], keepdims=True)

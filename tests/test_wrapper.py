@@ -9,19 +9,19 @@ import tensorflow as tf
 from keras.src.testing import TestCase
 
 import smart_tf
-from smart_tf import topk
+from smart_tf import methods, topk
 from smart_tf.search import SEARCHING
 from tests.references import assert_same, jacobian, output, soft_topk, temperature_at
 
 INITIAL, FINAL, END = 2.0, 0.05, 20
 
 
-def exposed(structure="4x3", sparsity=0.6, widths=(6, 5)):
+def exposed(structure="4x3", sparsity=0.6, widths=(6, 5), method="smart"):
     """A model that puts out its masked kernels, when it is fed an identity matrix."""
     keras.utils.set_random_seed(3)
     x = keras.Input((7,))
     outputs = [keras.layers.Dense(w, use_bias=False, name=f"d{w}")(x) for w in widths]
-    return smart_tf.prune(keras.Model(x, outputs), sparsity, structure)
+    return smart_tf.prune(keras.Model(x, outputs), sparsity, structure, method)
 
 
 def searching(model, at=0):
@@ -348,9 +348,11 @@ def test_n_of_m_keeps_the_largest_of_each_group():
     np.testing.assert_array_equal(dense.kernel.numpy(), np.array(expected, "float32"))
 
 
-def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes():
+@pytest.mark.parametrize("scaled", [False, True], ids=["as_they_are", "scaled"])
+def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes(scaled):
     """Eq. 14: no logits, N in each group, and the weights get both gradients."""
-    model = exposed("2:4", None, widths=(6,))
+    method = "smart" if scaled else methods.Smart(initial_spread=0.0)
+    model = exposed("2:4", None, widths=(6,), method=method)
     pruner = searching(model, 10)
     (mask,) = pruner.ranking.masks
     assert mask.logits is None
@@ -360,14 +362,17 @@ def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes():
         loss = tf.reduce_sum(masked)
     got = tape.gradient(loss, mask.weight.variable).numpy()
     temperature = temperature_at(10, END, INITIAL, FINAL)
-    scale = 3.0 / np.sqrt((raw**2).mean())  # the initial temperature
+    # A hundred times the initial temperature of the method.
+    scale = 300.0 / np.sqrt((raw**2).mean()) if scaled else 1.0
     for column in range(6):
         for rows, keep in ((slice(0, 4), 2), (slice(4, 7), 2)):
             w = raw[rows, column]
             f = soft_topk(np.abs(w) * scale, keep, temperature)
             np.testing.assert_allclose(masked[rows, column], w * f, atol=1e-5)
             inner = jacobian(f, temperature).T @ w * np.sign(w) * scale
-            np.testing.assert_allclose(got[rows, column], f + inner, atol=1e-4)
+            np.testing.assert_allclose(
+                got[rows, column], f + inner, atol=1e-4 * max(1.0, scale)
+            )
 
 
 # ---- As a Keras layer
