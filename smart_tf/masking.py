@@ -158,25 +158,25 @@ class MaskedLayer:
     @tf.autograph.experimental.do_not_convert
     def _masked_kernels(self, training):
         """`[(PrunableWeight, tensor)]`: what the layer is to run on."""
-        if training:
-            self._warn_if_nobody_drives()
-            step = self.ranking.search.step_for(self)
-            self.search_state.assign(step.packed)
-            self.ranking.search.add_penalty(self)
-        else:
-            state = SearchState.unpack(self.search_state)
+        now = self._begin_step() if training else SearchState.unpack(self.search_state)
 
         def masked(m):
             kernel = tf.convert_to_tensor(m.weight.variable)
-            if training:
-                return m.in_training(kernel, step)
-            return m.in_evaluation(kernel, state)
+            return (m.in_training if training else m.in_evaluation)(kernel, now)
 
         return [
             (m.weight, masked(m))
             for m in self.weight_masks
             if m.weight.variable.trainable or not isinstance(m, ChannelMask)
         ]
+
+    def _begin_step(self):
+        """The `smart_tf.search.Step` of this forward pass, whose state is kept."""
+        self._warn_if_nobody_drives()
+        step = self.ranking.search.step_for(self)
+        self.search_state.assign(step.packed)
+        self.ranking.search.add_penalty(self)
+        return step
 
     def _warn_if_nobody_drives(self):
         if self._is_driven() or self._warned:

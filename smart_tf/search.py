@@ -194,14 +194,9 @@ class Search:
         """The masks of all kernels in a row, while the search lasts."""
         ranking = self._ranking
         if f is not None and ranking.ranked == ranking.masks:
-            return f
+            return f  # Not taken apart and joined again.
         own = dict(zip(ranking.masks, kernels, strict=True))
-        found = self._masks_of_groups(own, state)
-        if f is not None and logits is None:
-            parts = tf.split(f, [m.costs.size for m in ranking.ranked])
-            found |= dict(zip(ranking.ranked, parts, strict=True))
-        elif f is not None:
-            found |= {m: m.gathered(f) for m in ranking.coupled if m.in_search}
+        found = self._masks_of_groups(own, state) | self._masks_of_shares(f)
         return _joined(
             found[m] if m in found else m.soft(kernel, state, logits)
             for m, kernel in own.items()
@@ -214,6 +209,16 @@ class Search:
             return {}
         made = masks[0].method.soft_masks([kernels[m] for m in masks], masks, state)
         return dict(zip(masks, made, strict=True))
+
+    def _masks_of_shares(self, f):
+        """Dict from each mask that hangs on the common threshold to a tensor."""
+        ranking = self._ranking
+        if f is None:
+            return {}
+        if ranking.lead is not None:
+            return {m: m.gathered(f) for m in ranking.coupled if m.in_search}
+        parts = tf.split(f, [m.costs.size for m in ranking.ranked])
+        return dict(zip(ranking.ranked, parts, strict=True))
 
     def _outlets(self, kernels, row, searching):
         """For each mask, a tensor into which the gradient of its kernel is let.

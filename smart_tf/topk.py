@@ -96,6 +96,9 @@ def threshold(x, budget, temperature, costs=None, start=None):
 def with_gradient(f, x, temperature, costs=None):
     """Makes the shares of a soft top-k differentiable in `x`.
 
+    The gradient is `v_i (g_i - c_i sum(v g) / sum(c v)) / tau` (prop. 2.2), where `g`
+    is the one with respect to the shares. It is 0 where all shares are 0 or 1.
+
     Args:
         f: float32 tensor `(..., n)`, the shares that eq. 2 gives to each row of `x`.
         x: float32 tensor of the same shape.
@@ -109,46 +112,20 @@ def with_gradient(f, x, temperature, costs=None):
     f = tf.stop_gradient(f)
 
     @tf.custom_gradient
-    def attach(x):
-        def gradient(upstream):
-            # That of a gather is sparse.
-            return pull_back(tf.convert_to_tensor(upstream), f, x, temperature, costs)
-
-        return tf.identity(f), gradient
-
-    return attach(x)
-
-
-def pull_back(upstream, f, x, temperature, costs=None):
-    """The gradient with respect to `x` from that with respect to the shares.
-
-    It is `v_i (g_i - c_i sum(v g) / sum(c v)) / tau` (prop. 2.2), and 0 where all
-    shares are 0 or 1, as those of a hard mask are.
-
-    Args:
-        upstream: float32 tensor of the shape of `f`, `g`.
-        f: float32 tensor `(..., n)`, the shares that eq. 2 gives to each row of `x`.
-        x: float32 tensor of the same shape.
-        temperature: Positive number or scalar tensor.
-        costs: Optional float32 tensor `(n,)` or `(..., n)`; 1 for each by default.
-
-    Returns:
-        Tensor of the shape of `f`. Its own gradient would be wrong without saying so,
-        and raises `NotImplementedError` instead.
-    """
-
-    @tf.custom_gradient
-    def first_order_only(upstream, x):
+    def pull_back(g, x):
         del x  # Only so that a gradient with respect to it is refused.
         v = f * (1.0 - f)
-        ratio = tf.math.divide_no_nan(
-            row_sum(v * upstream), row_sum(weighted(costs, v))
-        )
+        ratio = tf.math.divide_no_nan(row_sum(v * g), row_sum(weighted(costs, v)))
         shared = weighted(costs, tf.cast(ratio, tf.float32))
-        pulled = v * (upstream - shared) * (1.0 / tf.cast(temperature, tf.float32))
+        pulled = v * (g - shared) * (1.0 / tf.cast(temperature, tf.float32))
         return pulled, _no_second_order
 
-    return first_order_only(upstream, x)
+    @tf.custom_gradient
+    def attach(x):
+        # The gradient of a gather is sparse.
+        return tf.identity(f), lambda g: pull_back(tf.convert_to_tensor(g), x)
+
+    return attach(x)
 
 
 def _no_second_order(*_):

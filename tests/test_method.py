@@ -73,7 +73,7 @@ def test_the_papers_settings_are_a_name_away():
 def test_groups_of_n_of_m_are_ranked_as_they_are_or_at_a_scale_of_their_own(
     method, tau
 ):
-    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 100 times `tau_0`."""
+    """Eq. 14 on `|w|`, or on `|w|` with a root mean square of 300."""
     kernel = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     model = smart_tf.prune(linear(kernel), structure="2:4", method=method)
     (mask,) = model.layers[-1].weight_masks

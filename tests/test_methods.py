@@ -59,6 +59,7 @@ def test_a_method_is_rebuilt_from_its_config(method):
     ("cls", "settings"),
     [
         (methods.Smart, {"initial_spread": -0.1}),
+        (methods.Smart, {"group_scale": 0.0}),
         (methods.Smart, {"mask_learning_rate": -1.0}),
         (methods.Smart, {"mask_momentum": 1.0}),
         (methods.Magnitude, {"updates": 0}),

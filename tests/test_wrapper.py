@@ -348,10 +348,10 @@ def test_n_of_m_keeps_the_largest_of_each_group():
     np.testing.assert_array_equal(dense.kernel.numpy(), np.array(expected, "float32"))
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["as_they_are", "scaled"])
-def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes(scaled):
+@pytest.mark.parametrize("group_scale", [None, 2.0], ids=["as_they_are", "scaled"])
+def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes(group_scale):
     """Eq. 14: no logits, N in each group, and the weights get both gradients."""
-    method = "smart" if scaled else methods.Smart(initial_spread=0.0)
+    method = methods.Smart(group_scale=group_scale)
     model = exposed("2:4", None, widths=(6,), method=method)
     pruner = searching(model, 10)
     (mask,) = pruner.ranking.masks
@@ -362,17 +362,14 @@ def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes(scaled):
         loss = tf.reduce_sum(masked)
     got = tape.gradient(loss, mask.weight.variable).numpy()
     temperature = temperature_at(10, END, INITIAL, FINAL)
-    # A hundred times the initial temperature of the method.
-    scale = 300.0 / np.sqrt((raw**2).mean()) if scaled else 1.0
+    scale = group_scale / np.sqrt((raw**2).mean()) if group_scale else 1.0
     for column in range(6):
         for rows, keep in ((slice(0, 4), 2), (slice(4, 7), 2)):
             w = raw[rows, column]
             f = soft_topk(np.abs(w) * scale, keep, temperature)
             np.testing.assert_allclose(masked[rows, column], w * f, atol=1e-5)
             inner = jacobian(f, temperature).T @ w * np.sign(w) * scale
-            np.testing.assert_allclose(
-                got[rows, column], f + inner, atol=1e-4 * max(1.0, scale)
-            )
+            np.testing.assert_allclose(got[rows, column], f + inner, atol=1e-4)
 
 
 # ---- As a Keras layer

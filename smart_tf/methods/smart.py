@@ -19,9 +19,6 @@ _SETTLING = tuple(k / 48 for k in range(24, 48, 2))
 """When widths are settled, in shares of the search: as soon as they are worth it, and
 over and over, since what the logits have for momentum takes them away again."""
 
-_GROUP_SCALE = 100.0
-"""The root mean square of the weights in N:M groups, in initial temperatures."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Smart(Method):
@@ -30,8 +27,7 @@ class Smart(Method):
     The kernel is `w * f`, with `f = sigmoid((m - theta) / tau)` the soft top-k of
     the logits `m` of ALL layers (eq. 2 and 5), at a temperature `tau` that falls
     with every step. N:M structures have no logits (appendix F, eq. 14): there `f`
-    is the soft top-N of `|w|` within each group, where every kernel's root mean square
-    counts as a hundred initial temperatures.
+    is the soft top-N of `|w|` within each group, scaled by kernel.
 
     The temperature is relative to the spread of the logits: the masks are decided
     while `tau` falls from about 3 to 0.05 of their standard deviation. By default the
@@ -43,8 +39,10 @@ class Smart(Method):
         initial_temperature: Float, `tau_0`.
         final_temperature: Float, `tau_1`.
         initial_spread: Float >= 0, standard deviation of the logits at the start,
-            where they follow the blocks' magnitudes. 0 starts all at zero, and takes
-            the weights of N:M groups as they are.
+            where they follow the blocks' magnitudes. 0 starts all at zero.
+        group_scale: Float > 0, what the weights of N:M groups are scaled to: the root
+            mean square of each kernel, in the unit of the temperature. None takes them
+            as they are (eq. 14).
         mask_learning_rate: Float, peak learning rate of the logits' own SGD, which
             follows the decay of the weights' learning rate. None gives the logits a
             copy of the weights' optimizer, without weight decay.
@@ -63,6 +61,7 @@ class Smart(Method):
     initial_temperature: float = 3.0
     final_temperature: float = 0.01
     initial_spread: float = 0.1
+    group_scale: float | None = 300.0
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
     settle_widths: bool = True
@@ -73,7 +72,9 @@ class Smart(Method):
 
     def __post_init__(self):
         rate = self.mask_learning_rate
+        scale = self.group_scale
         check(self, self.initial_spread >= 0, "initial_spread", ">= 0")
+        check(self, scale is None or scale > 0, "group_scale", "> 0 or None")
         check(self, rate is None or rate >= 0, "mask_learning_rate", ">= 0 or None")
         check(self, 0 <= self.mask_momentum < 1, "mask_momentum", "in [0, 1)")
 
@@ -89,6 +90,7 @@ class Smart(Method):
             initial_temperature=10.0,
             final_temperature=1e-4,
             initial_spread=0.0,
+            group_scale=None,
             mask_learning_rate=None,
             settle_widths=False,
         )
@@ -118,12 +120,12 @@ class Smart(Method):
 
     def _magnitudes(self, kernel):
         magnitudes = tf.abs(tf.cast(kernel, tf.float32))
-        if self.initial_spread == 0:
+        if self.group_scale is None:
             return magnitudes
-        # While the temperature is high, all weights of a group have a share of N / M:
-        # a trained network would be scaled down as a whole, and learn anew.
+        # At a temperature that is high for them, all weights of a group have a share of
+        # N / M: a trained network would be scaled down as a whole, and learn anew.
         rms = tf.sqrt(tf.reduce_mean(tf.square(magnitudes)))
-        scale = _GROUP_SCALE * self.initial_temperature / tf.maximum(rms, 1e-12)
+        scale = self.group_scale / tf.maximum(rms, 1e-12)
         return magnitudes * tf.stop_gradient(scale)
 
     def final_scores(self, weight_mask):
