@@ -146,11 +146,11 @@ def time_steps(network, flavour, rounds, steps):
 
 
 def peak_memory(network, flavour, variant):
-    """Bytes at the peak of a few steps, in a process of its own."""
+    """Bytes at the peak of a few steps in a process of its own, and before them."""
     command = [sys.executable, "-m", "benchmarks.step_overhead", "--memory"]
     command += [network, flavour, variant]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(json.loads(output.stdout.splitlines()[-1]))
+    return json.loads(output.stdout.splitlines()[-1])
 
 
 def measure_memory(network, flavour, variant):
@@ -162,7 +162,7 @@ def measure_memory(network, flavour, variant):
     for _ in range(5):
         step()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(1024 * (peak - before)))
+    print(json.dumps([1024 * peak, 1024 * before]))
 
 
 def rows(network, flavour, args):
@@ -182,17 +182,23 @@ def rows(network, flavour, args):
 
 
 def add_memory(measured, networks, flavours, repeats):
-    """Adds the median peak of memory to rows that have their times."""
+    """Adds the median peaks of memory to rows that have their times.
+
+    They are those of the process, and what it has beyond the imported libraries.
+    """
     dense = {}
     for row in measured:
         place = row["network"], row["flavour"]
         if place[0] in networks and place[1] in flavours:
             samples = [peak_memory(*place, row["variant"]) for _ in range(repeats)]
-            row["memory_bytes"] = statistics.median(samples)
             row["memory_samples"] = samples
+            peaks = [
+                statistics.median(peak for peak, _ in samples),
+                statistics.median(peak - before for peak, before in samples),
+            ]
             if row["variant"] == "dense":
-                dense[place] = row["memory_bytes"]
-            row["memory_ratio"] = row["memory_bytes"] / dense[place]
+                dense[place] = peaks
+            row["memory_ratios"] = list(np.divide(peaks, dense[place]))
 
 
 def main():
@@ -247,18 +253,21 @@ def measure_times(args):
 
 def cells(row):
     quartiles = "-".join(f"{q:.3f}" for q in row["ratio_quartiles"])
-    memory = f"{row['memory_ratio']:.3f}" if row.get("memory_ratio") else ""
+    memory = [f"{ratio:.3f}" for ratio in row.get("memory_ratios", ())]
     return [
         f"{row['network']}, {row['flavour']}: {row['variant']}",
         f"{row['milliseconds']:.1f}",
         f"{row['ratio']:.3f} ({quartiles})",
         f"{row['ratio_of_fastest']:.3f}",
         row["bar"] or "",
-        memory,
+        *(memory or ["", ""]),
     ]
 
 
-HEADER = ["", "ms", "ratio (quartiles)", "of fastest", "bar", "memory"]
+HEADER = [
+    *("", "ms", "ratio (quartiles)", "of fastest", "bar"),
+    *("memory", "without imports"),
+]
 
 
 def markdown(report):
@@ -271,8 +280,8 @@ def markdown(report):
         f"{', '.join(commands)} on {where}; load average {report['load_before']:.1f} "
         f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
-        f"{BARS['memory']}; memory is the median of {report['memory_repeats']} "
-        "processes.\n\n"
+        f"{BARS['memory']}. Memory is the peak of the process, with the imported "
+        f"libraries and without; median of {report['memory_repeats']}.\n\n"
         f"{table}"
     )
 
