@@ -207,7 +207,13 @@ def _resolve_filters(filters, model):
     if filters is None:
         return lambda layer: True
     if isinstance(filters, str):
-        pattern = re.compile(filters)
+        try:
+            pattern = re.compile(filters)
+        except re.error as error:
+            raise ValueError(
+                "Argument `filters` must be a regular expression where it is a string "
+                f"({error}). Received: filters={filters!r}"
+            ) from error
         return lambda layer: bool(pattern.search(getattr(layer, "path", layer.name)))
     if hasattr(filters, "allow_pruning"):
         filters.ensure_model_supports_pruning(model)

@@ -112,18 +112,18 @@ class Ranking:
                 pattern has no in-between, and is always whole.
         """
         masks = {
-            id(m): m.structure.hard_mask(m.weight.variable.numpy(), m.layout)
+            m: m.structure.hard_mask(m.weight.variable.numpy(), m.layout)
             for m in self.masks
             if not m.structure.is_global
         }
         if self.ranked:
             masks |= self._ranked_hard_masks(share)
-        masks |= {id(m): m.mask.numpy() > 0 for m in self.coupled}
+        masks |= {m: m.mask.numpy() > 0 for m in self.coupled}
         if self.lead is not None:
             scores = self.lead.method.final_channel_scores(self)
             keep = self.lead.coupling.select(scores, share)
-            masks |= {id(m): m.slices(keep) for m in self.coupled}
-        return [masks[id(m)] for m in self.masks]
+            masks |= {m: m.slices(keep) for m in self.coupled}
+        return [masks[m] for m in self.masks]
 
     def _ranked_hard_masks(self, share):
         scores = [m.final_scores().ravel() for m in self.ranked]
@@ -145,7 +145,7 @@ class Ranking:
             ) from error
         parts = np.split(keep, ends[:-1])
         return {
-            id(m): part.reshape(m.costs.shape)
+            m: part.reshape(m.costs.shape)
             for m, part in zip(self.ranked, parts, strict=True)
         }
 

@@ -55,6 +55,7 @@ REFUSED = [
     ({"method": 3}, TypeError, "`method` must be"),
     ({"filters": ["nowhere"]}, ValueError, "names layers that the model does not have"),
     ({"filters": 3}, TypeError, "`filters` must be"),
+    ({"filters": "["}, ValueError, "`filters` must be a regular.*unterminated"),
     ({"filters": "nowhere"}, ValueError, "left out by `filters`"),
     ({"budget": "latency"}, ValueError, "`budget` must be"),
     ({"max_layer_sparsity": 0.2}, ValueError, "`max_layer_sparsity` must be between"),
