@@ -44,6 +44,21 @@ def block_prices(model, layers, structure, budget):
     }
 
 
+def priced_kernels(layers, structure, prices):
+    """Yields `(layer, weight, price)` for every kernel that a structure fits.
+
+    Args:
+        layers: List of layers.
+        structure: `smart_tf.structures.Structure`.
+        prices: What `block_prices` found for them.
+    """
+    for layer in layers:
+        weights = list(_kernels(layer, structure))
+        own = prices[id(layer)].get("prices", [1.0] * len(weights))
+        for weight, price in zip(weights, own, strict=True):
+            yield layer, weight, price
+
+
 def _kernels(layer, structure):
     for weight in prunable.prunable_weights(layer):
         if structure.supports(tuple(weight.variable.shape), weight.layout) is None:

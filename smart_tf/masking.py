@@ -122,11 +122,18 @@ class MaskedLayer:
             return
         for settings in map(dict, self.channels):
             variable = self.layer.weights[settings.pop("weight")]
-            layout = Layout(outputs=(settings.pop("axis"),), inputs=())
-            owner, attribute = prunable.holder(self.layer, variable)
-            grid = self.structure.grid_shape(tuple(variable.shape), layout)
+            weight = self._weight_along(variable, settings.pop("axis"))
+            grid = self.structure.grid_shape(tuple(variable.shape), weight.layout)
             settings["channels"] = np.reshape(settings["channels"], grid)
-            yield prunable.PrunableWeight(owner, attribute, layout), settings
+            yield weight, settings
+
+    def _weight_along(self, variable, axis):
+        """A variable with channels along an axis; None: those a kernel makes."""
+        if axis is None:
+            kernels = prunable.prunable_weights(self.layer)
+            return next(w for w in kernels if w.variable is variable)
+        owner, attribute = prunable.holder(self.layer, variable)
+        return prunable.PrunableWeight(owner, attribute, Layout((axis,), ()))
 
     def _create_mask(self, weight, settings):
         grid = self.structure.grid_shape(tuple(weight.variable.shape), weight.layout)

@@ -3,8 +3,8 @@
 import re
 
 from smart_tf import flavours, methods, prunable, structures
-from smart_tf.budgets import block_prices
-from smart_tf.channels import couple, find_groups
+from smart_tf.budgets import block_prices, priced_kernels
+from smart_tf.channels import couple, couple_kernels, find_groups
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
 from smart_tf.ranking import Ranking
@@ -102,7 +102,8 @@ def prune(
         )
     layers = [layer for layer in parts(model) if id(layer) in chosen]
     prices = block_prices(model, layers, structure, budget)
-    return _wrapped(model, prices, flavour, settings)
+    chosen = _behind_norms(model, flavour, settings, layers, prices) or prices
+    return _wrapped(model, chosen, flavour, settings)
 
 
 def _prune_channels(model, flavour, settings, accepts, budget):
@@ -119,12 +120,31 @@ def _prune_channels(model, flavour, settings, accepts, budget):
             "No channels of the model can be removed together: "
             + "; ".join(f"'{n}': {reason}" for n, reason in groups.reasons.items())
         )
-    coupling, slices = couple(
-        groups, settings["sparsity"], budget, settings["max_layer_sparsity"]
-    )
+    sparsity, most = settings["sparsity"], settings["max_layer_sparsity"]
+    chosen = _coupled(*couple(groups, sparsity, budget, most))
+    return _wrapped(model, chosen, flavour, settings)
+
+
+def _behind_norms(model, flavour, settings, layers, prices):
+    """What wrappers are to know where the masks of kernels' channels act behind the
+    normalisations that follow; None if they act on the kernels alone."""
+    structure = settings["structure"]
+    channels = isinstance(structure, structures.Channel)
+    if not (
+        channels and settings["method"].behind_norms and flavour.is_graph_model(model)
+    ):
+        return None
+    priced = list(priced_kernels(layers, structure, prices))
+    sparsity, most = settings["sparsity"], settings["max_layer_sparsity"]
+    found = couple_kernels(model, priced, structure, sparsity, most)
+    return None if found is None else _coupled(*found)
+
+
+def _coupled(coupling, slices):
+    """Dict from `id(layer)` to settings; one wrapper has what all compete for."""
     chosen = {key: {"channels": channels} for key, channels in slices.items()}
     next(iter(chosen.values()))["coupling"] = coupling
-    return _wrapped(model, chosen, flavour, settings)
+    return chosen
 
 
 def _wrapped(model, chosen, flavour, settings):

@@ -191,7 +191,7 @@ def report(model):
         ranking = Ranking(wrappers)
         phase = PHASES[ranking.phase]
         kernels = _masked_kernels(ranking)
-        if ranking.lead is not None:
+        if ranking.lead is not None and structure.coupled:
             coupling = ranking.lead.coupling
             cut, skipped = (coupling.kind, ranking.sparsity()), coupling.reasons
     return PruningReport(

@@ -10,7 +10,7 @@ from smart_tf.channels.flow import Flow
 from smart_tf.channels.graph import Call, trace
 from smart_tf.channels.groups import ChannelGroup, ChannelGroups
 from smart_tf.channels.rules import register_rule
-from smart_tf.channels.search import couple
+from smart_tf.channels.search import couple, couple_kernels
 from smart_tf.channels.signal import Signal, fixed, on_axis
 from smart_tf.channels.surgery import shrink
 
@@ -21,6 +21,7 @@ __all__ = [
     "Flow",
     "Signal",
     "couple",
+    "couple_kernels",
     "find_groups",
     "fixed",
     "on_axis",

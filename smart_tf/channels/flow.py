@@ -1,5 +1,6 @@
 """How the channels of a model depend on each other, gathered call by call."""
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -22,6 +23,7 @@ class Maker:
         is_norm: Whether it scales and shifts what another one made.
         is_normalised: Whether all that reads it normalises: a factor in front of a
             `BatchNormalization` is cancelled by it, so a search cannot feel it there.
+        readers: List of the layers that read the very output of its layer.
         is_live: Whether its zeros are read as zeros somewhere. Those of a gate
             come out of its sigmoid as something else.
         rounds: Whether a round number of channels runs faster. Heads are few.
@@ -31,6 +33,7 @@ class Maker:
     weights: list
     is_norm: bool = False
     is_normalised: bool | None = None
+    readers: list = dataclasses.field(default_factory=list)
     is_live: bool = False
     rounds: bool = True
 
@@ -100,6 +103,7 @@ class Flow:
         self.makers = []
         self.products = []
         self.variables = {}
+        self.calls = collections.Counter()
         self._maker_of = {}
         self._folds = {}
         self.resized = {}
@@ -242,6 +246,7 @@ class Flow:
 
     def met(self, layer):
         """A layer is called."""
+        self.calls[id(layer)] += 1
         self.variables.update({id(v): v for v in getattr(layer, "weights", ())})
 
     def entered(self, model, signals):

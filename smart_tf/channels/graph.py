@@ -137,12 +137,12 @@ def _answer(call, flow, flavour):
     flow.met(layer)
     rule = rules.rule_of(layer)
     for signal in call.signals:
-        _note_reader(signal, rule)
+        _note_reader(signal, layer, rule)
     results = rule(flow, call)
     return [results] if isinstance(results, Signal) else list(results)
 
 
-def _note_reader(signal, rule):
+def _note_reader(signal, layer, rule):
     """What a maker has to know of those who read it."""
     if rule not in rules.ELEMENTWISE:
         for maker in signal.makers:
@@ -151,6 +151,7 @@ def _note_reader(signal, rule):
         normalises = rule in rules.NORMALISATIONS
         before = signal.source.is_normalised
         signal.source.is_normalised = normalises and before is not False
+        signal.source.readers.append(layer)
 
 
 def _shape(tensor):

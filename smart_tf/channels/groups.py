@@ -40,7 +40,7 @@ class MadeSlices:
     Attributes:
         layer: The layer.
         variable: The weight.
-        axis: The axis along which the channels lie.
+        axis: The axis along which the channels lie; None for the outputs of a kernel.
         channels: int64 array, the channel of each slice; -1 where it always stays.
         in_search: Whether a factor on it is felt while the masks are searched.
         is_kernel: Whether its magnitudes tell what a channel is worth.
@@ -48,7 +48,7 @@ class MadeSlices:
 
     layer: object
     variable: object
-    axis: int
+    axis: int | None
     channels: np.ndarray
     in_search: bool
     is_kernel: bool

@@ -1,7 +1,11 @@
 """What the channels of a model are to compete for, and along which weights they run."""
 
+import math
+
 import numpy as np
 
+from smart_tf.channels.graph import trace
+from smart_tf.channels.groups import MadeSlices
 from smart_tf.coupling import Coupling
 from smart_tf.cut_costs import CutCosts
 
@@ -21,40 +25,116 @@ def couple(groups, sparsity, kind, max_group_sparsity):
         dicts, which say what channels run along which of its weights.
     """
     costs = _given_costs(groups, kind) if callable(kind) else groups.costs(kind)
-    floors = [
-        max(1, int(np.ceil((1.0 - max_group_sparsity) * size - 1e-9)))
-        for size in costs.sizes
-    ]
-    slices = {}
-    for one in groups.slices:
-        place = [id(v) for v in one.layer.weights].index(id(one.variable))
-        slices.setdefault(id(one.layer), []).append(
+    budget = (1.0 - sparsity) * costs.total()
+    floors = _floors(costs.sizes, max_group_sparsity)
+    kind = "costs" if callable(kind) else kind
+    coupling = Coupling(costs, budget, floors, kind, groups.reasons)
+    return coupling, _by_layer(groups.slices)
+
+
+def _by_layer(slices):
+    """Dict from `id(layer)` to what it has to know of `MadeSlices` of its weights."""
+    found = {}
+    for one in slices:
+        found.setdefault(id(one.layer), []).append(
             {
-                "weight": place,
+                "weight": [id(v) for v in one.layer.weights].index(id(one.variable)),
                 "axis": one.axis,
                 "channels": one.channels.tolist(),
                 "in_search": one.in_search,
                 "is_kernel": one.is_kernel,
             }
         )
-    budget = (1.0 - sparsity) * costs.total()
-    kind = "costs" if callable(kind) else kind
-    return Coupling(costs, budget, tuple(floors), kind, groups.reasons), slices
+    return found
+
+
+def _floors(sizes, max_sparsity):
+    """How many channels stay at least, for each group."""
+    least = (math.ceil((1.0 - max_sparsity) * size - 1e-9) for size in sizes)
+    return tuple(max(1, number) for number in least)
 
 
 def _given_costs(groups, cost_of):
     """Costs that a user gives for the channels of each group."""
-    terms = [
-        (float(cost_of(group)), index + 1, 0) for index, group in enumerate(groups)
-    ]
-    if any(not cost > 0 for cost, _, _ in terms):
+    costs = [float(cost_of(group)) for group in groups]
+    if any(not cost > 0 for cost in costs):
         raise ValueError(
             "Argument `budget` must give a positive cost for every group of channels. "
-            f"Received: {[cost for cost, _, _ in terms]}"
+            f"Received: {costs}"
         )
-    return CutCosts(
-        tuple(len(group.channels) for group in groups),
-        tuple(group.unit for group in groups),
-        ((1.0, ()), *((0.0, ((index, 1.0),)) for index in range(len(groups)))),
-        tuple(terms),
-    )
+    sizes = [(len(group.channels), group.unit) for group in groups]
+    return _costs_of_channels([(*s, c) for s, c in zip(sizes, costs, strict=True)])
+
+
+def _costs_of_channels(groups):
+    """`CutCosts` of groups `(size, unit, cost of a channel)` that share no kernel."""
+    sizes, units, costs = zip(*groups, strict=True)
+    widths = [(0.0, ((index, 1.0),)) for index in range(len(groups))]
+    terms = [(float(cost), index + 1, 0) for index, cost in enumerate(costs)]
+    return CutCosts(sizes, units, ((1.0, ()), *widths), tuple(terms))
+
+
+def couple_kernels(model, kernels, structure, sparsity, max_kernel_sparsity):
+    """The `Coupling` of the channels of single kernels, where norms follow them.
+
+    Every kernel is a group of its own. During the search the masks of a kernel act
+    behind its normalisation, where the network feels them.
+
+    Args:
+        model: Functional or Sequential model.
+        kernels: List of triples: a layer, one of its `PrunableWeight`s, and what one
+            of its weights costs, a number or an array of the grid's shape.
+        structure: `smart_tf.structures.Channel`.
+        sparsity: Float, the fraction of the cost that goes.
+        max_kernel_sparsity: Float, fraction of a kernel's channels that may go at most.
+
+    Returns:
+        As `couple`; or None if no kernel is followed by a `BatchNormalization` of its
+        own, or channels of one kernel differ in their costs.
+    """
+    costs = [
+        structure.costs(tuple(weight.variable.shape), weight.layout) * price
+        for _, weight, price in kernels
+    ]
+    norms = _norms_behind(trace(model), kernels)
+    if not norms or any(np.ptp(one) > 0 for one in costs):
+        return None
+    slices, start = [], 0
+    for (layer, weight, _), cost in zip(kernels, costs, strict=True):
+        channels = np.arange(start, start + cost.size)
+        start += cost.size
+        kernel = weight.variable
+        behind = norms.get(id(kernel), ())
+        slices.append(MadeSlices(layer, kernel, None, channels, not behind, True))
+        for norm, factor in _affine(behind):
+            slices.append(MadeSlices(norm, factor, 0, channels, True, False))
+    costs = _costs_of_channels([(c.size, 1, c.flat[0]) for c in costs])
+    budget = (1.0 - sparsity) * costs.total()
+    floors = _floors(costs.sizes, max_kernel_sparsity)
+    return Coupling(costs, budget, floors, "costs", {}), _by_layer(slices)
+
+
+def _norms_behind(flow, kernels):
+    """Dict from `id(kernel)` to the list of normalisations that alone read it.
+
+    They must read nothing else.
+    """
+    makers = {id(maker.weights[0][0]): maker for maker in flow.makers}
+    behind = {}
+    for _, weight, _ in kernels:
+        maker = makers.get(id(weight.variable))
+        if maker is not None and maker.is_normalised:
+            if all(_can_mask(norm, flow) for norm in maker.readers):
+                behind[id(weight.variable)] = maker.readers
+    return behind
+
+
+def _can_mask(norm, flow):
+    per_channel = hasattr(norm, "moving_mean") and norm.gamma is not None
+    return per_channel and norm.trainable and flow.calls[id(norm)] == 1
+
+
+def _affine(norms):
+    """Pairs of a normalisation and a variable that scales or shifts its channels."""
+    pairs = [(norm, v) for norm in norms for v in (norm.gamma, norm.beta)]
+    return [(norm, v) for norm, v in pairs if v is not None]

@@ -52,6 +52,11 @@ class Method:
     """Whether it ranks channels that run through several layers, by
     `final_channel_scores`."""
 
+    behind_norms = False
+    """Whether the masks of a kernel's channels act behind the `BatchNormalization`
+    that follows it. It would cancel a factor in front of it, and with that the gradient
+    from which a mask is to learn."""
+
     initial_temperature = 1.0
     final_temperature = 0.01
 

@@ -51,6 +51,7 @@ class PaS(Method):
 
     has_logits = True
     ranks_channels = True
+    behind_norms = True
 
     def __post_init__(self):
         for name in ("strength", "initial_spread", "mask_learning_rate"):

@@ -50,6 +50,9 @@ class Smart(Method):
         settle_widths: Whether channels of several layers are brought to widths of
             whole units (`Channel.round_to`) while the search lasts, rather than by
             the freeze.
+        behind_norms: Whether the masks of the channels of single kernels
+            (`Channel(coupled=False)`) act behind the `BatchNormalization` that
+            follows, which would cancel them.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -65,6 +68,7 @@ class Smart(Method):
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
     settle_widths: bool = True
+    behind_norms: bool = True
 
     has_logits = True
     uses_threshold = True
@@ -83,8 +87,9 @@ class Smart(Method):
         """The settings of the paper (table 5, ResNet50 and YOLOv5m).
 
         The temperature falls from 10 to 1e-4, all logits start equal and have the
-        weights' optimizer, and the weights of N:M groups are taken as they are
-        (eq. 14). Weight decay is kept off the logits: it would push them together.
+        weights' optimizer, the weights of N:M groups are taken as they are (eq. 14),
+        and the masks of single kernels act on those kernels alone. Weight decay is
+        kept off the logits: it would push them together.
         """
         return cls(
             initial_temperature=10.0,
@@ -93,6 +98,7 @@ class Smart(Method):
             group_scale=None,
             mask_learning_rate=None,
             settle_widths=False,
+            behind_norms=False,
         )
 
     def supports(self, structure, coupled=False):
