@@ -2,15 +2,18 @@
 
 Every variant trains the same network on the same batch. They take turns in one
 process, and the ratio of each round is to the dense step of the same round and
-flavour. Memory is the peak of a process of its own, over what it held before the
-model was made: the median of several processes.
+flavour. Memory is the peak of a process of its own, as it is, over what the process
+held before the model was made, and once the first step, which compiles, is over: the
+median of several processes.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
 import os
-import resource
+import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -146,7 +149,8 @@ def time_steps(network, flavour, rounds, steps):
 
 
 def peak_memory(network, flavour, variant):
-    """Bytes at the peak of a few steps in a process of its own, and before them."""
+    """Bytes that a process of its own holds at its peak, before the model is made, and
+    in the steps that follow the first."""
     command = [sys.executable, "-m", "benchmarks.step_overhead", "--memory"]
     command += [network, flavour, variant]
     output = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -157,12 +161,27 @@ def measure_memory(network, flavour, variant):
     if flavour == "tf_keras":
         importlib.import_module("tensorflow_model_optimization")  # is no part of it
     float(tf.reduce_sum(tf.ones((64, 64)) @ tf.ones((64, 64))))  # TensorFlow's own
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_of_process()
     step = stepper(network, flavour, variant)
-    for _ in range(5):
+    step()
+    first = peak_of_process()
+    forget_peak()
+    for _ in range(4):
         step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([1024 * peak, 1024 * before]))
+    later = peak_of_process()
+    print(json.dumps([max(first, later), before, later]))
+
+
+def peak_of_process():
+    """Bytes of memory at the peak since the last `forget_peak`. Linux only."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+
+def forget_peak():
+    """Gives freed memory back, and takes what is left for the new peak."""
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def rows(network, flavour, args):
@@ -184,7 +203,8 @@ def rows(network, flavour, args):
 def add_memory(measured, networks, flavours, repeats):
     """Adds the median peaks of memory to rows that have their times.
 
-    They are those of the process, and what it has beyond the imported libraries.
+    They are those of the process, what it has beyond the imported libraries, and those
+    of the process after its first step.
     """
     dense = {}
     for row in measured:
@@ -193,8 +213,9 @@ def add_memory(measured, networks, flavours, repeats):
             samples = [peak_memory(*place, row["variant"]) for _ in range(repeats)]
             row["memory_samples"] = samples
             peaks = [
-                statistics.median(peak for peak, _ in samples),
-                statistics.median(peak - before for peak, before in samples),
+                statistics.median(peak for peak, _, _ in samples),
+                statistics.median(peak - before for peak, before, _ in samples),
+                statistics.median(later for _, _, later in samples),
             ]
             if row["variant"] == "dense":
                 dense[place] = peaks
@@ -260,13 +281,13 @@ def cells(row):
         f"{row['ratio']:.3f} ({quartiles})",
         f"{row['ratio_of_fastest']:.3f}",
         row["bar"] or "",
-        *(memory or ["", ""]),
+        *(memory or ["", "", ""]),
     ]
 
 
 HEADER = [
     *("", "ms", "ratio (quartiles)", "of fastest", "bar"),
-    *("memory", "without imports"),
+    *("memory", "without imports", "in later steps"),
 ]
 
 
@@ -281,7 +302,8 @@ def markdown(report):
         f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
         f"{BARS['memory']}. Memory is the peak of the process, with the imported "
-        f"libraries and without; median of {report['memory_repeats']}.\n\n"
+        "libraries and without, and with them once the first step, which compiles, is "
+        f"over; median of {report['memory_repeats']}.\n\n"
         f"{table}"
     )
 

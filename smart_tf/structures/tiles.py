@@ -132,6 +132,9 @@ class Channel(_Tiles):
             the same ones in all layers that they run through (residual connections,
             normalisations, depthwise convolutions), with one logit for all of them.
             False is the form of the SMART paper, on the kernels of single layers.
+            Learned masks then act behind the `BatchNormalization` that alone follows
+            a kernel in a Functional or Sequential model, and prune its channel too:
+            it would cancel a factor in front of it.
         round_to: Integer >= 1, the widths of coupled layers are left at multiples
             of it, since odd widths run slower. Layers with fewer than three times as
             many channels are cut in finer steps.

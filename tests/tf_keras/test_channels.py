@@ -28,8 +28,8 @@ def macs(width):
     return 64 * (27 * width + 9 * width + width * width) + 4 * width
 
 
-def trained():
-    structure = smart_tf.Channel(round_to=1)
+def trained(structure=None):
+    structure = structure or smart_tf.Channel(round_to=1)
     pruned = smart_tf.prune(network(), 0.5, structure, budget="macs")
     pruned.compile(
         tf_keras.optimizers.Adam(1e-2),
@@ -54,6 +54,17 @@ def test_half_of_the_multiplications_go(strip):
     assert isinstance(small, tf_keras.Model)
     got = small.predict(X, verbose=0)
     assert np.abs(got - masked).max() <= 1e-5 * np.abs(masked).max()
+
+
+def test_channels_of_single_kernels_are_silent_behind_their_norms():
+    pruned = trained(smart_tf.Channel(coupled=False))
+    masked = pruned.predict(X, verbose=0)
+    final = tfmot.sparsity.keras.strip_pruning(pruned)
+    np.testing.assert_array_equal(final.predict(X, verbose=0), masked)
+    assert smart_tf.report(final).sparsity > 0.3
+    dead = ~final.get_layer("stem").kernel.numpy().any(axis=(0, 1, 2))
+    for variable in final.get_layer("stem_norm").trainable_variables:
+        np.testing.assert_array_equal(variable.numpy() == 0, dead)
 
 
 def test_a_saved_search_is_loaded_whole(tmp_path):
