@@ -296,6 +296,8 @@ def markdown(report):
     where = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
     commands = [report["command"], *report.get("memory_command", [])]
     commands = [f"`{command}`" for command in commands]
+    repeats = report["memory_repeats"]
+    processes = f"median of {repeats} processes" if repeats > 1 else "one process each"
     return (
         "# Step time and memory, as a ratio to the dense step\n\n"
         f"{', '.join(commands)} on {where}; load average {report['load_before']:.1f} "
@@ -303,7 +305,7 @@ def markdown(report):
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
         f"{BARS['memory']}. Memory is the peak of the process, with the imported "
         "libraries and without, and with them once the first step, which compiles, is "
-        f"over; median of {report['memory_repeats']}.\n\n"
+        f"over; {processes}.\n\n"
         f"{table}"
     )
 

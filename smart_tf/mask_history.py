@@ -102,14 +102,14 @@ class MaskHistory(Callback):
         self.phases.append(PHASES[float(state.phase)])
         self.temperatures.append(float(state.temperature))
         for mask, values in zip(ranking.masks, ranking.soft_masks(), strict=True):
-            if id(mask) in self._names:
+            if mask in self._names:
                 kept = mask.oihw(values).astype(np.float16)
-                self.masks[self._names[id(mask)]].append(kept)
+                self.masks[self._names[mask]].append(kept)
 
     def _chosen(self, layers):
-        """Dict from `id(weight_mask)` to the name of its kernel."""
+        """Dict from each `WeightMask` to the name of its kernel."""
         masks = [m for layer in layers for m in layer.weight_masks if m.is_kernel]
-        names = {id(m): kernel_name(m.weight) for m in masks}
+        names = {m: kernel_name(m.weight) for m in masks}
         if self.kernels is None:
             return names
         lost = [k for k in self.kernels if not any(k in n for n in names.values())]
@@ -119,7 +119,7 @@ class MaskHistory(Callback):
                 f"Received: {lost}, which are in none of {list(names.values())}"
             )
         return {
-            key: name
-            for key, name in names.items()
+            mask: name
+            for mask, name in names.items()
             if any(part in name for part in self.kernels)
         }
