@@ -128,6 +128,7 @@ def test_only_a_normalisation_that_is_the_kernels_own_is_masked():
     assert behind(layers.BatchNormalization(name="norm", scale=False)) == kernels
     assert behind(layers.BatchNormalization(name="norm", trainable=False)) == kernels
     assert behind(layers.BatchNormalization(name="norm"), calls=2) == kernels
+    assert behind(layers.BatchNormalization(name="norm", axis=1)) == kernels
     assert behind(layers.GroupNormalization(4, name="norm")) == kernels
     assert behind(layers.BatchNormalization(name="norm"), activation="relu") == kernels
 

@@ -32,48 +32,6 @@ def couple(groups, sparsity, kind, max_group_sparsity):
     return coupling, _by_layer(groups.slices)
 
 
-def _by_layer(slices):
-    """Dict from `id(layer)` to what it has to know of `MadeSlices` of its weights."""
-    found = {}
-    for one in slices:
-        found.setdefault(id(one.layer), []).append(
-            {
-                "weight": [id(v) for v in one.layer.weights].index(id(one.variable)),
-                "axis": one.axis,
-                "channels": one.channels.tolist(),
-                "in_search": one.in_search,
-                "is_kernel": one.is_kernel,
-            }
-        )
-    return found
-
-
-def _floors(sizes, max_sparsity):
-    """How many channels stay at least, for each group."""
-    least = (math.ceil((1.0 - max_sparsity) * size - 1e-9) for size in sizes)
-    return tuple(max(1, number) for number in least)
-
-
-def _given_costs(groups, cost_of):
-    """Costs that a user gives for the channels of each group."""
-    costs = [float(cost_of(group)) for group in groups]
-    if any(not cost > 0 for cost in costs):
-        raise ValueError(
-            "Argument `budget` must give a positive cost for every group of channels. "
-            f"Received: {costs}"
-        )
-    sizes = [(len(group.channels), group.unit) for group in groups]
-    return _costs_of_channels([(*s, c) for s, c in zip(sizes, costs, strict=True)])
-
-
-def _costs_of_channels(groups):
-    """`CutCosts` of groups `(size, unit, cost of a channel)` that share no kernel."""
-    sizes, units, costs = zip(*groups, strict=True)
-    widths = [(0.0, ((index, 1.0),)) for index in range(len(groups))]
-    terms = [(float(cost), index + 1, 0) for index, cost in enumerate(costs)]
-    return CutCosts(sizes, units, ((1.0, ()), *widths), tuple(terms))
-
-
 def couple_kernels(model, kernels, structure, sparsity, max_kernel_sparsity):
     """The `Coupling` of the channels of single kernels, where norms follow them.
 
@@ -130,11 +88,54 @@ def _norms_behind(flow, kernels):
 
 
 def _can_mask(norm, flow):
-    per_channel = hasattr(norm, "moving_mean") and norm.gamma is not None
-    return per_channel and norm.trainable and flow.calls[id(norm)] == 1
+    """Whether it scales each channel by itself, and those of one call only."""
+    by_itself = hasattr(norm, "moving_mean") and (id(norm.gamma), 0) in flow.axes
+    return by_itself and norm.trainable and flow.calls[id(norm)] == 1
 
 
 def _affine(norms):
     """Pairs of a normalisation and a variable that scales or shifts its channels."""
     pairs = [(norm, v) for norm in norms for v in (norm.gamma, norm.beta)]
     return [(norm, v) for norm, v in pairs if v is not None]
+
+
+def _by_layer(slices):
+    """Dict from `id(layer)` to what it has to know of `MadeSlices` of its weights."""
+    found = {}
+    for one in slices:
+        found.setdefault(id(one.layer), []).append(
+            {
+                "weight": [id(v) for v in one.layer.weights].index(id(one.variable)),
+                "axis": one.axis,
+                "channels": one.channels.tolist(),
+                "in_search": one.in_search,
+                "is_kernel": one.is_kernel,
+            }
+        )
+    return found
+
+
+def _floors(sizes, max_sparsity):
+    """How many channels stay at least, for each group."""
+    least = (math.ceil((1.0 - max_sparsity) * size - 1e-9) for size in sizes)
+    return tuple(max(1, number) for number in least)
+
+
+def _given_costs(groups, cost_of):
+    """Costs that a user gives for the channels of each group."""
+    costs = [float(cost_of(group)) for group in groups]
+    if any(not cost > 0 for cost in costs):
+        raise ValueError(
+            "Argument `budget` must give a positive cost for every group of channels. "
+            f"Received: {costs}"
+        )
+    sizes = [(len(group.channels), group.unit) for group in groups]
+    return _costs_of_channels([(*s, c) for s, c in zip(sizes, costs, strict=True)])
+
+
+def _costs_of_channels(groups):
+    """`CutCosts` of groups `(size, unit, cost of a channel)` that share no kernel."""
+    sizes, units, costs = zip(*groups, strict=True)
+    widths = [(0.0, ((index, 1.0),)) for index in range(len(groups))]
+    terms = [(float(cost), index + 1, 0) for index, cost in enumerate(costs)]
+    return CutCosts(sizes, units, ((1.0, ()), *widths), tuple(terms))
