@@ -140,7 +140,8 @@ def test_another_setting_is_another_run(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["small", "quick", "full", "longer", "ablations", "groups", "rivals"]
+    "name",
+    ["small", "quick", "full", "longer", "ablations", "groups", "norms", "rivals"],
 )
 def test_every_method_gets_the_same_number_of_trials(small, name):
     read = small if name == "small" else config.load(FOLDER / f"{name}.toml")
@@ -288,7 +289,7 @@ def test_the_order_of_the_batches_hangs_on_the_seed_only():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["quick", "full", "longer", "ablations", "groups", "rivals"]
+    "name", ["quick", "full", "longer", "ablations", "groups", "norms", "rivals"]
 )
 def test_every_method_can_prune_in_every_cell_that_it_enters(name):
     read = config.load(FOLDER / f"{name}.toml")
