@@ -21,9 +21,7 @@ class Maker:
         weights: List of `(variable, axis, ids)`: the slices along the axis are the
             channels `ids`.
         is_norm: Whether it scales and shifts what another one made.
-        is_normalised: Whether all that reads it normalises: a factor in front of a
-            `BatchNormalization` is cancelled by it, so a search cannot feel it there.
-        readers: List of the layers that read the very output of its layer.
+        readers: List of `(layer, normalises)`, who reads the very output of its layer.
         is_live: Whether its zeros are read as zeros somewhere. Those of a gate
             come out of its sigmoid as something else.
         rounds: Whether a round number of channels runs faster. Heads are few.
@@ -32,10 +30,15 @@ class Maker:
     layer: Any
     weights: list
     is_norm: bool = False
-    is_normalised: bool | None = None
     readers: list = dataclasses.field(default_factory=list)
     is_live: bool = False
     rounds: bool = True
+
+    @property
+    def is_normalised(self):
+        """Whether all that reads it normalises: a factor in front of a
+        `BatchNormalization` is cancelled by it, so a search cannot feel it there."""
+        return bool(self.readers) and all(normalises for _, normalises in self.readers)
 
 
 @dataclasses.dataclass(eq=False)

@@ -148,10 +148,7 @@ def _note_reader(signal, layer, rule):
         for maker in signal.makers:
             maker.is_live = True
     if signal.source is not None:
-        normalises = rule in rules.NORMALISATIONS
-        before = signal.source.is_normalised
-        signal.source.is_normalised = normalises and before is not False
-        signal.source.readers.append(layer)
+        signal.source.readers.append((layer, rule in rules.NORMALISATIONS))
 
 
 def _shape(tensor):

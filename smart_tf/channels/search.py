@@ -82,8 +82,9 @@ def _norms_behind(flow, kernels):
     for _, weight, _ in kernels:
         maker = makers.get(id(weight.variable))
         if maker is not None and maker.is_normalised:
-            if all(_can_mask(norm, flow) for norm in maker.readers):
-                behind[id(weight.variable)] = maker.readers
+            norms = [norm for norm, _ in maker.readers]
+            if all(_can_mask(norm, flow) for norm in norms):
+                behind[id(weight.variable)] = norms
     return behind
 
 
