@@ -116,11 +116,12 @@ class CutCosts:
         kept = np.array([ladder[0] for ladder in ladders])
         limit = budget * (1 + 1e-9)
         if self.total(kept) > limit:
+            finer = ", or for a finer `round_to`" if max(self.units) > 1 else ""
             raise ValueError(
                 "The budget cannot be met: the channels that have to stay cost "
                 f"{self.total(kept):,.0f} of {self.total():,.0f}, but the budget is "
-                f"{budget:,.0f}. Ask for less sparsity, for a larger "
-                "`max_layer_sparsity`, or for a finer `round_to`."
+                f"{budget:,.0f}. Ask for less sparsity, or for a larger "
+                f"`max_layer_sparsity`{finer}."
             )
         steps = []
         for group, ladder in enumerate(ladders):

@@ -166,6 +166,28 @@ def test_methods_are_tuned_with_a_seed_and_a_sparsity_of_their_own(small):
     assert {run.settings["strength"] for run in final if run.base == "pas"} == {0.003}
 
 
+def test_close_settings_are_told_apart_by_further_seeds(small):
+    """One seed prefers the higher rate of two that are close, two others the lower."""
+    curves = {0: [0.795, 0.80, 0.78], 6: [0.79, 0.76, 0.9], 7: [0.79, 0.77, 0.9]}
+    runs = []
+
+    def execute(run):
+        runs.append(run)
+        rates = small.rates(small.cells[0])
+        if run.stage == "final" or run.rate not in rates:
+            return {"accuracy_val": 0.5}
+        return {"accuracy_val": curves[run.seed][rates.index(run.rate)]}
+
+    config = dataclasses.replace(small, seeds={**small.seeds, "retune": [6, 7]})
+    smart = study(config, small.cells[0], execute).standings[1]
+    assert [len(trial.accuracies) for trial in smart.trials] == [3, 3, 1, 1, 1]
+    assert smart.best.rate == small.rates(small.cells[0])[0]
+    assert smart.best.accuracy == pytest.approx((0.795 + 0.79 + 0.79) / 3)
+    assert {run.rate for run in runs if run.stage == "final"} == {smart.best.rate}
+    one_seed = study(small, small.cells[0], execute).standings[1]
+    assert one_seed.best.rate == small.rates(small.cells[0])[1]
+
+
 def test_close_methods_get_more_seeds_and_others_do_not(small):
     result = study(small, small.cells[0], Pretend(paper=0.795))
     seeds = {s.entrant.name: sorted(s.lines) for s in result.standings}
@@ -185,7 +207,8 @@ def test_what_is_best_at_the_edge_is_not_bracketed(small):
     pas = small.entrants[-1]
 
     def at_edge(*trials):
-        return Standing(pas, [Trial(*trial) for trial in trials], {}).at_edge()
+        tried = [Trial(rate, value, (accuracy,)) for rate, value, accuracy in trials]
+        return Standing(pas, tried, {}).at_edge()
 
     start = [(0.001, 0.003, 0.5), (0.01, 0.003, 0.7), (0.1, 0.003, 0.6)]
     assert at_edge(*start) == []
@@ -207,6 +230,7 @@ def test_further_rates_lie_between_and_beyond_the_end_of_the_grid():
         ("[1e-3, 3e-3, 1e-2]", "[1e-3, 1e-2]", "must have search.more_trials"),
         ('network = "net"', 'network = "nut"', "Received: network='nut'"),
         ("final = [1, 2, 3]", "final = [0, 2, 3]", "no seed twice"),
+        ("tune = 0", "tune = 0, retune = [3]", "no seed twice"),
         ("more_trials = 2", "more_trials = 3", "must be even"),
         ("rates = 3", "rates = 2", "must be at least 3"),
     ],
@@ -331,6 +355,24 @@ def test_the_table_of_known_lines(small):
     assert row == (
         "| toy net: 4x4 50% | 89.20 | **79.60\\*** | 74.20\\* | 69.20\\* | 64.20\\* |"
     )
+
+
+def test_cells_ahead_and_behind_are_counted(small):
+    """SMART is ahead for sure, ahead by a seed of three, and behind for sure."""
+
+    def result(magnitude, unsteady):
+        def execute(run):
+            outcome = Pretend(magnitude=magnitude)(run)
+            if run.method == "magnitude" and run.stage == "final":
+                outcome["accuracy_test"] += unsteady * (run.seed - 2)
+            return outcome
+
+        return study(small, small.cells[0], execute)
+
+    results = [result(0.70, 0.0), result(0.79, 0.05), result(0.90, 0.0)]
+    header, _, row = tables.counts(results).splitlines()
+    assert header == "| structure | cells | smart | paper | magnitude | pas |"
+    assert row.startswith("| 4x4 | 3 | 2 (1) : 1 (1) |")
 
 
 def test_intervals_are_those_of_a_paired_t_test():

@@ -13,7 +13,9 @@ network included:
 1. The learning rate of the weights is tuned on the validation split, with a seed that
    is used for nothing else: a grid spaced evenly in the logarithm, then as many more
    trials for every method. A method with a knob tries the knob's other values at its
-   best rate; one without tries rates between the best one and its neighbours.
+   best rate; one without tries rates between the best one and its neighbours. Where
+   the file names seeds for it, settings within `margin` of a method's best one are
+   tried with these, too, and the best mean is taken.
 2. The best setting is run with further seeds, and only these runs read the test split.
    Methods whose validation accuracy is within `margin` of the best get more seeds.
 

@@ -207,6 +207,7 @@ def load(path):
     """
     content = tomllib.loads(path.read_text())
     methods, cells = content.pop("methods"), content.pop("cells")
+    content["seeds"].setdefault("retune", [])
     config = Config(
         **content,
         entrants=[_entrant(name, **given) for name, given in methods.items()],
@@ -257,7 +258,8 @@ def _check(config):
                     f"Argument `{kind}` of a cell must be one of {sorted(known)}. "
                     f"Received: {kind}={getattr(cell, kind)!r}"
                 )
-    seeds = [config.seeds["tune"], *config.seeds["final"], *config.seeds["more"]]
+    seeds = [config.seeds["tune"]]
+    seeds += [s for kind in ("retune", "final", "more") for s in config.seeds[kind]]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
             "Argument `seeds` must have no seed twice: what was tuned with a seed is "

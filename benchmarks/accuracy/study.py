@@ -9,11 +9,22 @@ from benchmarks.accuracy.config import DENSE, Cell, Entrant
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One setting and its validation accuracy."""
+    """One setting and its validation accuracies.
+
+    Attributes:
+        rate: Float.
+        value: What the knob was set to, or None.
+        accuracies: Tuple of floats, one for each seed that it was tried with.
+    """
 
     rate: float
     value: float | None
-    accuracy: float
+    accuracies: tuple
+
+    @property
+    def accuracy(self):
+        """Float: the mean over the seeds."""
+        return float(np.mean(self.accuracies))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +43,9 @@ class Standing:
 
     @property
     def best(self):
-        """The `Trial` of the highest validation accuracy; of equal ones the first."""
-        return max(self.trials, key=lambda trial: trial.accuracy)
+        """The `Trial` of the highest validation accuracy among those with most seeds;
+        of equal ones the first."""
+        return max(self.trials, key=lambda t: (len(t.accuracies), t.accuracy))
 
     def mean(self, key="accuracy_test", seeds=None):
         """Mean over seeds (all by default) of one entry of the lines."""
@@ -91,23 +103,36 @@ def study(config, cell, execute, each=map):
 def tune(config, cell, entrant, execute):
     """Tries settings of a method, as many as of any other.
 
+    Those that are close to the best one, if any are, are told apart by further seeds.
+
     Returns:
         List of `Trial`.
     """
 
-    def tried(rate, value):
-        seed = config.seeds["tune"]
-        run = config.run("tune", cell.tuned, entrant, rate, value, seed)
-        return Trial(rate, value, execute(run)["accuracy_val"])
+    def tried(rate, value, known=(), seeds=(config.seeds["tune"],)):
+        runs = (
+            config.run("tune", cell.tuned, entrant, rate, value, seed) for seed in seeds
+        )
+        found = (execute(run)["accuracy_val"] for run in runs)
+        return Trial(rate, value, (*known, *found))
 
     rates = config.rates(cell)
     trials = [tried(rate, entrant.start) for rate in rates]
     best = Standing(entrant, trials, {}).best.rate
-    more = config.search["more_trials"]
     if entrant.knob:
         others = [value for value in entrant.values if value != entrant.start]
-        return trials + [tried(best, value) for value in others]
-    return trials + [tried(rate, None) for rate in between(best, rates, more)]
+        trials += [tried(best, value) for value in others]
+    else:
+        more = between(best, rates, config.search["more_trials"])
+        trials += [tried(rate, None) for rate in more]
+    enough = max(trial.accuracy for trial in trials) - config.margin
+    close = [trial for trial in trials if trial.accuracy >= enough]
+    if len(close) < 2:
+        return trials
+    seeds = config.seeds["retune"]
+    return [
+        tried(t.rate, t.value, t.accuracies, seeds) if t in close else t for t in trials
+    ]
 
 
 def between(best, rates, count):

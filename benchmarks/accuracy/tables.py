@@ -28,6 +28,10 @@ Student's t. `not bracketed`: the best rate or knob was the smallest or the larg
 was tried. In the overview, \\*: the interval does not contain 0; a dash with a number:
 why the method cannot prune what the cell asks for.
 """
+COUNTED = """\
+In how many cells a method is ahead of its best rival and in how many behind; in
+brackets, those whose interval does not contain 0.
+"""
 
 
 def document(title, results, missing):
@@ -44,6 +48,7 @@ def document(title, results, missing):
     parts = [f"# {title}\n", NOTES]
     if results:
         parts += ["## Overview\n", overview(results)]
+        parts += ["## Ahead and behind\n", COUNTED, counts(results)]
     for result in results:
         parts += [f"## {result.cell}\n", cell_table(result)]
     if missing:
@@ -56,10 +61,7 @@ def overview(results):
 
     The best method is bold. Beneath it is why methods are missing from cells.
     """
-    widest_first = sorted(results, key=lambda result: -len(result.standings))
-    names = list(
-        dict.fromkeys(s.entrant.name for r in widest_first for s in r.standings)
-    )
+    names = _methods(results)
     reasons = {}
     for result in results:
         for name, reason in result.left_out.items():
@@ -73,6 +75,41 @@ def overview(results):
     ]
     table = markdown_table(["cell", *names], rows)
     return "\n".join([table, "".join(notes)]) if notes else table
+
+
+def _methods(results):
+    """List of the names of all methods, as the cell with most of them has them."""
+    widest_first = sorted(results, key=lambda result: -len(result.standings))
+    return list(
+        dict.fromkeys(s.entrant.name for r in widest_first for s in r.standings)
+    )
+
+
+def counts(results):
+    """One row for each kind of structure, one column for each method."""
+    kinds = {}
+    for result in results:
+        kinds.setdefault(result.cell.what, []).append(result)
+    names = [name for name in _methods(results) if name != DENSE]
+    rows = [
+        [what, len(some), *(_ahead_and_behind(some, name) for name in names)]
+        for what, some in kinds.items()
+    ]
+    return markdown_table(["structure", "cells", *names], rows)
+
+
+def _ahead_and_behind(results, name):
+    """String: how often a method is ahead and behind; in brackets what is shown."""
+    standings = [(s, r) for r in results for s in r.standings]
+    found = [
+        to_best_rival(s, r.standings) for s, r in standings if s.entrant.name == name
+    ]
+    found = [difference for difference in found if difference]
+    if not found:
+        return "-"
+    ahead, behind = sum(d.mean > 0 for d in found), sum(d.mean < 0 for d in found)
+    shown, refuted = sum(d.low > 0 for d in found), sum(d.high < 0 for d in found)
+    return f"{ahead} ({shown}) : {behind} ({refuted})"
 
 
 def _overview_row(result, names, numbers):
