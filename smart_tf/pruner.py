@@ -87,6 +87,7 @@ class Pruner:
 
     @property
     def is_frozen(self):
+        """Whether the masks are fixed."""
         return self.phase == FROZEN
 
     def start(self):

@@ -58,10 +58,12 @@ class Ranking:
 
     @property
     def step(self):
+        """Integer: the pruning step of the wrapper that is furthest."""
         return max(int(layer.pruning_step.numpy()) for layer in self.layers)
 
     @property
     def phase(self):
+        """Float: `DENSE`, `SEARCHING` or `FROZEN`."""
         return float(self.layers[0].search_state.numpy()[0])
 
     def initialise_logits(self):

@@ -37,6 +37,7 @@ class KernelReport:
 
     @property
     def sparsity(self):
+        """Float: the fraction of the kernel's weights that are gone."""
         return self.zeros / self.weights
 
 

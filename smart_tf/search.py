@@ -41,10 +41,12 @@ class SearchState(NamedTuple):
 
     @classmethod
     def unpack(cls, vector):
+        """The state from a float32 tensor or variable `[6]`."""
         return cls(*tf.unstack(tf.convert_to_tensor(vector), num=len(cls._fields)))
 
     @property
     def searching(self):
+        """Boolean scalar tensor: whether the masks are soft."""
         return tf.equal(self.phase, SEARCHING)
 
 

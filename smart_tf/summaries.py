@@ -56,6 +56,7 @@ class MaskSummaries:
         tf.summary.image(f"{name}/map", _image(tile(mask.oihw(soft))))
 
     def close(self):
+        """Closes the file that is written to."""
         self._writer.close()
 
 

@@ -232,6 +232,7 @@ def _as_pair(problem, p):
 
 
 def weighted(costs, f):
+    """Shares times costs; None stands for costs of 1."""
     return f if costs is None else costs * f
 
 

@@ -53,6 +53,7 @@ class WeightMask:
 
     @property
     def layout(self):
+        """The `Layout` of the kernel."""
         return self.weight.layout
 
     def floor(self):
@@ -65,6 +66,7 @@ class WeightMask:
         return self.structure.scores(kernel, self.layout, reduction)
 
     def final_scores(self):
+        """Float64 array of the grid's shape, by which the freeze ranks the blocks."""
         return self.method.final_scores(self)
 
     def in_training(self, weights, step):

@@ -43,4 +43,5 @@ def wrappers(model):
 
 
 def is_wrapper(layer):
+    """Whether a layer is a `PrunableLayer` of either flavour."""
     return getattr(type(layer), "is_pruning_wrapper", False)

@@ -159,11 +159,13 @@ class Unstructured(Structure):
 
 
 def is_count(value):
+    """Whether a value is a positive integer."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return is_integer and value >= 1
 
 
 def check_reduction(reduction):
+    """Raises a `ValueError` unless a reduction of scores is known."""
     if reduction not in ("rms", "mean", "max", "sum"):
         raise ValueError(
             "Argument `reduction` must be 'rms', 'mean', 'max' or 'sum'. "

@@ -28,6 +28,7 @@ class Plan:
 
 @functools.cache
 def plan_tiles(dims, sizes):
+    """The `Plan` for a canonical shape and tiles of these sizes, tuples of integers."""
     # A ragged axis cannot be cut into tiles by a reshape. Nor can the others be, where
     # that makes too many axes: those that a single tile covers are the last to give up.
     stretched = [a for a, d in enumerate(dims) if d % sizes[a]]

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 
 def reshape(values, shape):
+    """As `tf.reshape`, and nothing at all where the shape is that already."""
     return values if tuple(values.shape) == tuple(shape) else tf.reshape(values, shape)
 
 

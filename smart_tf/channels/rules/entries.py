@@ -66,6 +66,7 @@ def _tied(flow, signals):
     *("gaussiannoise", "gaussiandropout", "alphadropout"),
 )
 def noise(flow, call):
+    """Lets channels through, unless it is told to act at inference."""
     if call.argument("training", 1):
         return not_followed(flow, call, "it adds noise")
     return elementwise(flow, call)
@@ -73,6 +74,7 @@ def noise(flow, call):
 
 @rule("activation")
 def activation(flow, call):
+    """Lets channels through, unless the function mixes them."""
     if not values.is_elementwise(call.layer.activation):
         return mixes(flow, call)
     return elementwise(flow, call)

@@ -15,12 +15,14 @@ from smart_tf.channels.signal import Signal, on_axis
 )
 @follows
 def pool(flow, call, axis, ids, constant):
+    """Channels stay where they are; so do those that are the same everywhere."""
     return on_axis(call.shape, axis, ids, constant, call.signals[0].makers)
 
 
 @rule("zeropadding1d", "zeropadding2d", "zeropadding3d", "resizing")
 @follows
 def zero_padding(flow, call, axis, ids, constant):
+    """What is filled in makes a constant other than 0 differ from place to place."""
     if getattr(call.layer, "fill_value", 0.0):
         return not_followed(flow, call, "what it fills in is not zero")
     constant = values.only_zeros(constant)
@@ -32,6 +34,7 @@ def zero_padding(flow, call, axis, ids, constant):
 )
 @follows
 def global_pool(flow, call, axis, ids, constant):
+    """The axis of the channels may move, where positions are dropped."""
     axis = axis if len(call.shape) > 1 else -1
     return on_axis(call.shape, axis, ids, constant, call.signals[0].makers)
 
@@ -39,6 +42,7 @@ def global_pool(flow, call, axis, ids, constant):
 @rule("repeatvector")
 @follows
 def repeat(flow, call, axis, ids, constant):
+    """Channels are the last axis of what is repeated."""
     return on_axis(call.shape, -1, ids, constant, call.signals[0].makers)
 
 
@@ -60,11 +64,13 @@ def reduce(flow, call):
 
 @rule("permute")
 def permute(flow, call):
+    """As `transpose`, with axes that leave the batch out."""
     return _transposed(flow, call, (0, *call.layer.dims))
 
 
 @rule("transpose")
 def transpose(flow, call):
+    """The axis of the channels moves, but for the batch."""
     order = call.option("axes", 1)
     return _transposed(flow, call, call.option("perm", 1) if order is None else order)
 
@@ -78,6 +84,7 @@ def _transposed(flow, call, order):
 
 @rule("expanddims", "squeeze")
 def change_rank(flow, call):
+    """The axis of the channels moves, where others come or go."""
     signal, axis = call.signals[0], call.option("axis", 1)
     rank = max(signal.rank, len(call.shape)) + 1
     axes = [] if axis is None else [a % rank - 1 for a in np.ravel(axis).tolist()]
@@ -89,6 +96,7 @@ def change_rank(flow, call):
 
 @rule("flatten", "reshape")
 def reshape(flow, call):
+    """Every entry is followed to its new place; the shape is changed with the cut."""
     layer, signal = call.layer, call.signals[0]
     key = next((k for k in ("target_shape", "newshape") if hasattr(layer, k)), None)
     if None in call.shape or None in signal.shape:
@@ -135,6 +143,7 @@ def _one_axis(flow, signal):
 
 @rule("concatenate", "concat")
 def concatenate(flow, call):
+    """Channels stand one after the other, or side by side on another axis."""
     signals, rank = call.signals, len(call.shape)
     axis = call.option("axis", 1)
     axis = None if axis is None else axis % (rank + 1) - 1

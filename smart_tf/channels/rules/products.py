@@ -12,6 +12,7 @@ from smart_tf.channels.signal import fixed, on_axis
 @rule("dense")
 @follows
 def dense(flow, call, axis, ids, constant):
+    """Reads channels along the kernel's first axis and makes new ones."""
     layer = call.layer
     made = flow.new(layer.units)
     flow.resize(layer, units=lambda count: count(made))
@@ -21,6 +22,7 @@ def dense(flow, call, axis, ids, constant):
 @rule("conv1d", "conv2d", "conv3d")
 @follows
 def convolution(flow, call, axis, ids, constant):
+    """As `dense`; with groups, those of all groups go together."""
     layer = call.layer
     ids, constant = _across_groups(flow, layer, ids, constant)
     made = np.tile(flow.new(layer.filters // layer.groups), layer.groups)
@@ -32,6 +34,7 @@ def convolution(flow, call, axis, ids, constant):
 @rule("conv1dtranspose", "conv2dtranspose", "conv3dtranspose")
 @follows
 def transposed_convolution(flow, call, axis, ids, constant):
+    """As `convolution`, with the kernel's axes the other way round."""
     layer = call.layer
     made = flow.new(layer.filters)
     flow.resize(layer, filters=lambda count: count(made))
@@ -43,6 +46,7 @@ def transposed_convolution(flow, call, axis, ids, constant):
 @rule("depthwiseconv1d", "depthwiseconv2d")
 @follows
 def depthwise(flow, call, axis, ids, constant):
+    """Makes no channels: those that it reads go on, some of them repeated."""
     layer = call.layer
     kernel = getattr(layer, "depthwise_kernel", None)
     kernel = layer.kernel if kernel is None else kernel
@@ -57,6 +61,7 @@ def depthwise(flow, call, axis, ids, constant):
 @rule("separableconv1d", "separableconv2d")
 @follows
 def separable(flow, call, axis, ids, constant):
+    """A depthwise product whose channels go, and a pointwise that makes new ones."""
     layer = call.layer
     flow.carries(layer, layer.depthwise_kernel, -2, ids)
     between = np.repeat(ids, layer.depth_multiplier)
@@ -70,6 +75,7 @@ def separable(flow, call, axis, ids, constant):
 
 @rule("embedding")
 def embedding(flow, call):
+    """Makes channels from no others."""
     layer = call.layer
     made = flow.new(layer.output_dim)
     table = flow.value(layer.embeddings)
@@ -81,6 +87,7 @@ def embedding(flow, call):
 
 @rule("einsumdense")
 def einsum_dense(flow, call):
+    """As `dense`, where the equation mixes the last axis alone."""
     layer, found = call.layer, call.signals[0].vector(-1)
     axes = _plain_axes(layer)
     if axes is None or found is None:

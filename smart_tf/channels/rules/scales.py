@@ -25,6 +25,7 @@ def _normalises(function):
 @rule("batchnormalization", "syncbatchnormalization")
 @_normalises
 def batch_normalization(flow, call, axis, ids, constant):
+    """Channels stay; one that is constant comes out as another constant."""
     layer = call.layer
     gamma, beta = layer.gamma, layer.beta
     if getattr(layer, "renorm", False) or call.argument("training", 1):
@@ -74,6 +75,7 @@ for _name in ("layernormalization", "rmsnormalization", "unitnormalization"):
 
 @rule("layerscale")
 def layer_scale(flow, call):
+    """A channel with a factor of 0 is 0 from here on."""
     layer, signal = call.layer, call.signals[0]
     found = signal.vector(-1)
     if found is None:
@@ -88,6 +90,7 @@ def layer_scale(flow, call):
 
 @rule("prelu")
 def prelu(flow, call):
+    """Channels stay; what it makes of a negative constant differs with the place."""
     layer, signal = call.layer, call.signals[0]
     found = signal.vector(-1)
     if found is None or layer.alpha.shape[-1] != len(found[0]):

@@ -17,6 +17,7 @@ _OWN = ("call", "train_step", "test_step", "predict_step", "compute_loss")
 
 
 def is_model(layer):
+    """Whether it is a model, and not a layer."""
     return isinstance(layer, keras.Model)
 
 

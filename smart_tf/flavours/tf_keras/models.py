@@ -10,6 +10,7 @@ TRACKING_ATTRIBUTES = ("_self_tracked_trackables", "_metrics", "_obj_reference_c
 
 
 def is_model(layer):
+    """Whether it is a model, and not a layer."""
     return isinstance(layer, keras.Model)
 
 
