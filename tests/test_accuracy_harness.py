@@ -22,6 +22,7 @@ from examples.clutter import cluttered
 from examples.datasets import Dataset
 
 FOLDER = Path(accuracy.__file__).parent
+CONFIGURATIONS = sorted(path.stem for path in FOLDER.glob("*.toml"))
 SMALL = """
 margin = 0.01
 seeds = { tune = 0, final = [1, 2, 3], more = [4, 5] }
@@ -139,10 +140,7 @@ def test_another_setting_is_another_run(small, tmp_path):
     assert len(train.runs) == 2 * before
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["small", "quick", "full", "longer", "ablations", "groups", "norms", "rivals"],
-)
+@pytest.mark.parametrize("name", ["small", *CONFIGURATIONS])
 def test_every_method_gets_the_same_number_of_trials(small, name):
     read = small if name == "small" else config.load(FOLDER / f"{name}.toml")
     number = read.search["rates"] + read.search["more_trials"]
@@ -312,9 +310,7 @@ def test_the_order_of_the_batches_hangs_on_the_seed_only():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["quick", "full", "longer", "ablations", "groups", "norms", "rivals"]
-)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_method_can_prune_in_every_cell_that_it_enters(name):
     read = config.load(FOLDER / f"{name}.toml")
     sides = {"fashion": 28, "cluttered": 36}
