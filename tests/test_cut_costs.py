@@ -110,6 +110,14 @@ def test_a_budget_below_the_floors_is_refused():
     assert kept(costs, costs.select(np.arange(8.0), 13, [1, 1])) == [1, 1]
 
 
+@pytest.mark.parametrize("unit, advised", [(1, False), (4, True)])
+def test_a_finer_unit_is_advised_where_there_is_one(unit, advised):
+    costs = flat([8], [1], units=[unit])
+    with pytest.raises(ValueError, match="`max_layer_sparsity`") as raised:
+        costs.select(np.arange(8.0), 0.5, [1])
+    assert ("finer `round_to`" in str(raised.value)) == advised
+
+
 def test_the_whole_model_fits_into_its_own_cost():
     costs = chain()
     assert costs.select(np.arange(10.0), costs.total(), [1, 1]).all()

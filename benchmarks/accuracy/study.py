@@ -109,12 +109,18 @@ def tune(config, cell, entrant, execute):
         List of `Trial`.
     """
 
-    def tried(rate, value, known=(), seeds=(config.seeds["tune"],)):
+    def accuracies(rate, value, seeds):
         runs = (
             config.run("tune", cell.tuned, entrant, rate, value, seed) for seed in seeds
         )
-        found = (execute(run)["accuracy_val"] for run in runs)
-        return Trial(rate, value, (*known, *found))
+        return tuple(execute(run)["accuracy_val"] for run in runs)
+
+    def tried(rate, value):
+        return Trial(rate, value, accuracies(rate, value, [config.seeds["tune"]]))
+
+    def retried(trial):
+        more = accuracies(trial.rate, trial.value, config.seeds["retune"])
+        return Trial(trial.rate, trial.value, trial.accuracies + more)
 
     rates = config.rates(cell)
     trials = [tried(rate, entrant.start) for rate in rates]
@@ -129,10 +135,7 @@ def tune(config, cell, entrant, execute):
     close = [trial for trial in trials if trial.accuracy >= enough]
     if len(close) < 2:
         return trials
-    seeds = config.seeds["retune"]
-    return [
-        tried(t.rate, t.value, t.accuracies, seeds) if t in close else t for t in trials
-    ]
+    return [retried(trial) if trial in close else trial for trial in trials]
 
 
 def between(best, rates, count):
