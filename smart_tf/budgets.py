@@ -19,15 +19,16 @@ def block_prices(model, layers, structure, budget):
             its blocks cost.
 
     Returns:
-        Dict from `id(layer)` to further settings of its wrapper.
+        Dict from `id(layer)` to further settings of its wrapper, for each layer that
+        has a kernel of its own: one that several layers hold is the first one's.
 
     Raises:
         ValueError: If `budget` is none of these, a cost is not positive, or MACs
             cannot be counted.
     """
     if isinstance(budget, str) and budget == "weights":
-        return {id(layer): {} for layer in layers}
-    if isinstance(budget, str) and budget == "macs":
+        price_of = _price_of_weights
+    elif isinstance(budget, str) and budget == "macs":
         price_of = functools.partial(_price_in_macs, _uses(model))
     elif callable(budget):
         price_of = functools.partial(_given_price, budget, structure)
@@ -36,12 +37,17 @@ def block_prices(model, layers, structure, budget):
             "Argument `budget` must be 'weights', 'macs' or a function; 'params' goes "
             f"with coupled channels. Received: budget={budget!r}"
         )
-    return {
-        id(layer): {
-            "prices": [price_of(weight) for weight in _kernels(layer, structure)]
-        }
-        for layer in layers
-    }
+    owned, chosen = set(), {}
+    for layer in layers:
+        prices = []
+        for weight in _kernels(layer, structure):
+            is_new = id(weight.variable) not in owned
+            owned.add(id(weight.variable))
+            prices.append(price_of(weight) if is_new else None)
+        if any(price is not None for price in prices):
+            needed = budget != "weights" or None in prices
+            chosen[id(layer)] = {"prices": prices} if needed else {}
+    return chosen
 
 
 def priced_kernels(layers, structure, prices):
@@ -56,13 +62,18 @@ def priced_kernels(layers, structure, prices):
         weights = list(_kernels(layer, structure))
         own = prices[id(layer)].get("prices", [1.0] * len(weights))
         for weight, price in zip(weights, own, strict=True):
-            yield layer, weight, price
+            if price is not None:
+                yield layer, weight, price
 
 
 def _kernels(layer, structure):
     for weight in prunable.prunable_weights(layer):
         if structure.supports(tuple(weight.variable.shape), weight.layout) is None:
             yield weight
+
+
+def _price_of_weights(weight):
+    return 1.0
 
 
 def _uses(model):
@@ -96,7 +107,15 @@ def _price_in_macs(uses, weight):
 def _given_price(cost_of, structure, weight):
     shape = tuple(weight.variable.shape)
     counts = structure.costs(shape, weight.layout)
-    costs = np.broadcast_to(np.asarray(cost_of(weight), np.float64), counts.shape)
+    given = cost_of(weight)
+    try:
+        costs = np.broadcast_to(np.asarray(given, np.float64), counts.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `budget` must give a number, or an array of the shape "
+            f"{counts.shape}, the grid of blocks. Received for '{weight.name}': "
+            f"{given!r}"
+        ) from error
     if not (np.isfinite(costs) & (costs > 0)).all():
         raise ValueError(
             "Argument `budget` must give positive costs. Received for "

@@ -1,6 +1,7 @@
 """`SmartPruningCallback`: the three phases inside one `fit`."""
 
 import importlib.util
+import numbers
 import os
 import warnings
 
@@ -39,7 +40,8 @@ class SmartPruningCallback(Callback):
         pretrain_epochs: Number >= 0, epochs of dense training before the search.
         search_epochs: Number > 0, epochs of the search. Default: half of what is
             left after `pretrain_epochs`, the rest is for fine-tuning.
-        schedule: `TemperatureSchedule` in optimizer updates, instead of epochs.
+        schedule: `TemperatureSchedule` in optimizer updates, instead of epochs and
+            temperatures.
         mask_optimizer: None for the method's own, `"same"` for a copy of the
             model's optimizer without weight decay, or an optimizer.
         initial_temperature: Float; default: the method's.
@@ -53,7 +55,7 @@ class SmartPruningCallback(Callback):
     Raises:
         ValueError: If arguments contradict each other or are out of range; in `fit`,
             before the first step, if the run is too short for the schedule.
-        TypeError: If `log_dir` is not a path.
+        TypeError: If `log_dir` is not a path, or a number of epochs is none.
         ImportError: If there is a `log_dir` and no `tensorboard`.
     """
 
@@ -70,16 +72,21 @@ class SmartPruningCallback(Callback):
     ):
         super().__init__()
         check_schedule(schedule)
-        if schedule is not None and (pretrain_epochs or search_epochs is not None):
+        temperatures = initial_temperature, final_temperature
+        given = pretrain_epochs or {search_epochs, *temperatures} != {None}
+        if schedule is not None and given:
             raise ValueError(
-                "Give either `schedule` or epochs, not both. Received: "
-                f"{schedule=}, {pretrain_epochs=}, {search_epochs=}"
+                "Give either `schedule`, or epochs and temperatures, not both. "
+                f"Received: {schedule=}, {pretrain_epochs=}, {search_epochs=}, "
+                f"{initial_temperature=}, {final_temperature=}"
             )
-        if pretrain_epochs < 0:
+        _check_number("pretrain_epochs", pretrain_epochs)
+        if not 0 <= pretrain_epochs < float("inf"):
             raise ValueError(
                 f"Argument `pretrain_epochs` must be >= 0. Received: {pretrain_epochs=}"
             )
-        if search_epochs is not None and search_epochs <= 0:
+        _check_number("search_epochs", 1 if search_epochs is None else search_epochs)
+        if search_epochs is not None and not 0 < search_epochs < float("inf"):
             raise ValueError(
                 f"Argument `search_epochs` must be positive. Received: {search_epochs=}"
             )
@@ -123,8 +130,11 @@ class SmartPruningCallback(Callback):
             self._start(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
+        is_first = self.pruner.updates_per_step is None
         self._has_news |= self.pruner.step(batch + 1 - self._batches_done)
         self._batches_done = batch + 1
+        if is_first and self.pruner.updates_per_step is not None:
+            self._warn_of_train_step()
 
     def on_epoch_end(self, epoch, logs=None):
         metrics = self.pruner.metrics()
@@ -150,6 +160,38 @@ class SmartPruningCallback(Callback):
             Console().print(freeze_summary(*facts))
         self._has_news = False
 
+    def _warn_of_train_step(self):
+        """After the first batch: whether the model's `train_step` does as expected."""
+        pruner = self.pruner
+        often = pruner.updates_per_step
+        if often > 1 and self.schedule is None:
+            warnings.warn(
+                f"`train_step` makes {often} optimizer updates of a layer in a batch, "
+                "and epochs were turned into updates as if it made one: the search "
+                f"begins and ends {often} times as early. Pass `schedule`, in updates, "
+                "to `SmartPruningCallback`.",
+                stacklevel=4,
+            )
+        step, iterations = self._before
+        idle = iterations is not None and iterations == self._iterations()
+        if idle and pruner.ranking.step > step:
+            warnings.warn(
+                "`train_step` updates the model by other optimizers than "
+                "`model.optimizer`, which `SmartPruningCallback` has prepared: the "
+                "mask logits are trained like weights. Put what `smart_tf.Pruner("
+                "model).wrap_optimizer` returns in the place of each of them.",
+                stacklevel=4,
+            )
+
+    def _iterations(self):
+        """Updates by all `PruningOptimizer`s that the model holds; None without any."""
+        held = [self.model.optimizer, *vars(self.model).values()]
+        held = [getattr(value, "inner_optimizer", value) for value in held]
+        ours = self.pruner.flavour.PruningOptimizer
+        found = {id(value): value for value in held if isinstance(value, ours)}
+        counts = [int(optimizer.iterations.numpy()) for optimizer in found.values()]
+        return sum(counts) if counts else None
+
     def _warn_of_soft_masks(self):
         schedule, phase = self.pruner.schedule, self.pruner.phase
         when = "before" if phase == DENSE else "in the middle of"
@@ -167,7 +209,10 @@ class SmartPruningCallback(Callback):
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         schedule = self._resolve_schedule(pruner, steps, epochs)
         updates = max(pruner.ranking.step, 0)
-        if steps is not None and not pruner.is_frozen:
+        # Only the user knows how many updates a `train_step` of theirs makes.
+        own = pruner.flavour.keras.Model.train_step
+        known = self.schedule is None or type(self.model).train_step is own
+        if steps is not None and known and not pruner.is_frozen:
             available = updates + (epochs - epoch) * steps
             if available < schedule.end_step:
                 raise ValueError(
@@ -185,6 +230,7 @@ class SmartPruningCallback(Callback):
         pruner.start()
         pruner.metrics()  # the flips of the first epoch count from here
         self.pruner = pruner
+        self._before = pruner.ranking.step, self._iterations()
         if self.log_dir is not None:
             self._summaries = MaskSummaries(self.log_dir)
 
@@ -212,13 +258,18 @@ class SmartPruningCallback(Callback):
                 f"search. Received: pretrain_epochs={self.pretrain_epochs}, "
                 f"search_epochs={self.search_epochs}"
             )
-        method = layer.method
+        first, last = self.initial_temperature, self.final_temperature
         return TemperatureSchedule(
             begin,
             end,
-            self.initial_temperature or method.initial_temperature,
-            self.final_temperature or method.final_temperature,
+            layer.method.initial_temperature if first is None else first,
+            layer.method.final_temperature if last is None else last,
         )
+
+
+def _check_number(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"Argument `{name}` must be a number. Received: {value!r}")
 
 
 def _check_log_dir(log_dir):

@@ -118,7 +118,9 @@ class MaskedLayer:
             for weight in prunable.prunable_weights(self.layer):
                 shape = tuple(weight.variable.shape)
                 if self.structure.supports(shape, weight.layout) is None:
-                    yield weight, {"price": next(prices)} if self.prices else {}
+                    price = next(prices) if self.prices else 1.0
+                    if price is not None:
+                        yield weight, {"price": price}
             return
         for settings in map(dict, self.channels):
             variable = self.layer.weights[settings.pop("weight")]

@@ -72,6 +72,7 @@ class Pruner:
         self.flavour = flavours.of(layers[0])
         self.schedule = schedule or layers[0].schedule
         self.optimizer = None
+        self.updates_per_step = None
         self._updates_at_most = 0
         self._starts_without_logits = False
         self._due = 0
@@ -108,6 +109,7 @@ class Pruner:
         if self.ranking.step == NOT_STARTED:
             for layer in self.layers:
                 layer.pruning_step.assign(0)
+        self.updates_per_step = None
         self._updates_at_most = self.ranking.step
         self._starts_without_logits = self._updates_at_most <= self.schedule.begin_step
         self._due = 0
@@ -117,13 +119,17 @@ class Pruner:
         """To be called after optimizer updates.
 
         Args:
-            updates: Integer, how many updates there were since the last call.
+            updates: Integer, how many updates there were since the last call, or
+                batches: `updates_per_step` is what the first one of them has made.
 
         Returns:
             Whether this call froze the masks. `frozen_after` is the number of updates
             by then, and `gap_at_freeze` the `mask_gap` just before.
         """
-        self._updates_at_most += updates
+        if self.updates_per_step is None and not self._is_over:
+            made = self.ranking.step - self._updates_at_most
+            self.updates_per_step = max(1, -(-made // updates))
+        self._updates_at_most += updates * (self.updates_per_step or 1)
         return self._advance()
 
     def _advance(self):

@@ -32,7 +32,9 @@ def prune(
     itself returned.
 
     Layers with `trainable=False` and layers without anything that fits the
-    structure are left alone; `smart_tf.report` says why.
+    structure are left alone; `smart_tf.report` says why. A kernel that several layers
+    hold (tied weights) is masked in the first of them: the others see it whole until
+    the freeze, and then with its zeros.
 
     Example:
 
@@ -90,17 +92,16 @@ def prune(
     accepts = _resolve_filters(filters, model)
     if getattr(structure, "coupled", False):
         return _prune_channels(model, flavour, settings, accepts, budget)
-    chosen = {
-        id(layer)
+    layers = [
+        layer
         for layer in parts(model)
         if why_left_alone(layer, structure) is None and accepts(layer)
-    }
-    if not chosen:
+    ]
+    if not layers:
         raise ValueError(
             f"Nothing in the model can be pruned with structure '{structure}': "
             + _reasons(model, structure, accepts)
         )
-    layers = [layer for layer in parts(model) if id(layer) in chosen]
     prices = block_prices(model, layers, structure, budget)
     chosen = _behind_norms(model, flavour, settings, layers, prices) or prices
     return _wrapped(model, chosen, flavour, settings)
@@ -134,7 +135,8 @@ def _behind_norms(model, flavour, settings, layers, prices):
         channels and settings["method"].behind_norms and flavour.is_graph_model(model)
     ):
         return None
-    priced = list(priced_kernels(layers, structure, prices))
+    owners = [layer for layer in layers if id(layer) in prices]
+    priced = list(priced_kernels(owners, structure, prices))
     sparsity, most = settings["sparsity"], settings["max_layer_sparsity"]
     found = couple_kernels(model, priced, structure, sparsity, most)
     return None if found is None else _coupled(*found)
@@ -238,7 +240,8 @@ def _resolve_filters(filters, model):
     if hasattr(filters, "allow_pruning"):
         filters.ensure_model_supports_pruning(model)
         return filters.allow_pruning
-    if callable(filters):
+    is_layer = isinstance(filters, flavours.of(model).keras.layers.Layer)
+    if callable(filters) and not is_layer:
         return filters
     if isinstance(filters, (list, tuple, set)):
         names = {f if isinstance(f, str) else f.name for f in filters}
@@ -267,6 +270,9 @@ def strip_pruning(model):
     Returns:
         Model of the original's class, with the original's layers; `model` itself if
         it has no pruning wrappers.
+
+    Raises:
+        TypeError: If `model` is no Keras model or layer.
     """
     wrappers = flavours.wrappers(model)
     if not wrappers:

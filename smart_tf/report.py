@@ -175,18 +175,24 @@ def report(model):
     Returns:
         `PruningReport`. Before the freeze it counts the weights that the hard top-k
         of the current masks would drop.
+
+    Raises:
+        TypeError: If `model` is no Keras model or layer.
     """
     wrappers = flavours.wrappers(model)
     structure = wrappers[0].structure if wrappers else None
-    kernels, skipped = [], {}
+    masked = {id(m.weight.variable) for w in wrappers for m in w.weight_masks}
+    kernels, skipped = {}, {}
     for layer in _layers(model):
         if flavours.is_wrapper(layer):
             continue
-        reason = _skipped(layer, structure)
+        reason = _skipped(layer, structure, masked)
         if reason:
             skipped[layer.name] = reason
         if structure is None:
-            kernels += [_plain_kernel(w) for w in prunable.prunable_weights(layer)]
+            for weight in prunable.prunable_weights(layer):
+                kernels.setdefault(id(weight.variable), _plain_kernel(weight))
+    kernels = list(kernels.values())
     phase, cut = "plain", None
     if wrappers:
         ranking = Ranking(wrappers)
@@ -211,11 +217,14 @@ def _layers(model):
     return parts(model) if flavour.is_model(model) else [model]
 
 
-def _skipped(layer, structure):
+def _skipped(layer, structure, masked):
+    weights = prunable.prunable_weights(layer)
     if structure is None:
-        return "" if prunable.prunable_weights(layer) else prunable.why_not(layer)
+        return "" if weights else prunable.why_not(layer)
+    if any(id(weight.variable) in masked for weight in weights):
+        return "its kernel is masked in another layer that holds it"
     return why_left_alone(layer, structure) or (
-        "left out by `filters`" if prunable.prunable_weights(layer) else ""
+        "left out by `filters`" if weights else ""
     )
 
 

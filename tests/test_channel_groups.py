@@ -33,6 +33,30 @@ def test_a_chain():
     assert groups.reasons == {"last/kernel": "an output of the model"}
 
 
+class Holder(layers.Layer):
+    """Uses the kernel of another layer in a way that nobody knows."""
+
+    def __init__(self, held, **kwargs):
+        super().__init__(**kwargs)
+        self.held = held
+
+    def call(self, x):
+        return x @ self.held.kernel
+
+
+def test_channels_along_a_weight_that_another_layer_uses_stay():
+    x = keras.Input((6,))
+    held = layers.Dense(6, name="held")
+    free = layers.Dense(8, name="free")(held(x))
+    y = Holder(held, name="holder")(layers.Dense(6, name="last")(free))
+    groups = find_groups(keras.Model(x, y))
+    assert table(groups) == [(8, {"free/kernel", "free/bias"}, {"last/kernel"})]
+    assert groups.reasons == {
+        "held/kernel": "'holder': not followed",
+        "last/kernel": "'holder': not followed",
+    }
+
+
 def test_what_is_added_goes_together():
     x = keras.Input((5,))
     a = layers.Dense(4, name="a")(x)

@@ -164,7 +164,7 @@ def test_a_diverged_result_is_refused(folder, capsys):
         ("model.keras out.keras --data data.npz --filters [", "unterminated"),
         ("model.keras out.keras --data data.npz --held-out 1", "between 0 and 1"),
         ("model.keras out.keras --data data.npz --rescale 1/0", "--rescale"),
-        ("model.keras out.keras --data data.npz --epochs 0", "must be between 0 and"),
+        ("model.keras out.keras --data data.npz --epochs 0", "must be positive"),
         ("model.keras out.keras --data data.npz --sparsity 1.5", r"in \[0, 1\)"),
         ("model.keras out.keras --data data.npz --budget params", "`budget` must be"),
         ("model.keras out.keras", "--data"),

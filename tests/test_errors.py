@@ -55,9 +55,12 @@ REFUSED = [
     ({"method": 3}, TypeError, "`method` must be"),
     ({"filters": ["nowhere"]}, ValueError, "names layers that the model does not have"),
     ({"filters": 3}, TypeError, "`filters` must be"),
+    ({"filters": layers.Dense(4)}, TypeError, "`filters` must be.*a list of layers"),
     ({"filters": "["}, ValueError, "`filters` must be a regular.*unterminated"),
     ({"filters": "nowhere"}, ValueError, "left out by `filters`"),
     ({"budget": "latency"}, ValueError, "`budget` must be"),
+    ({"budget": lambda weight: "dear"}, ValueError, "`budget` must give a number"),
+    ({"budget": lambda weight: [1.0, 2.0, 3.0]}, ValueError, "of the shape"),
     ({"max_layer_sparsity": 0.2}, ValueError, "`max_layer_sparsity` must be between"),
     ({"max_layer_sparsity": 1.5}, ValueError, "`max_layer_sparsity` must be between"),
     ({"max_layer_sparsity": "all"}, TypeError, "`max_layer_sparsity` must be a float"),
@@ -135,8 +138,13 @@ def test_a_model_without_kernels_says_what_it_has():
 
 @pytest.mark.parametrize("wrong", [None, "model", np.zeros(3), object()], ids=str)
 def test_what_is_no_model_is_refused(wrong):
-    with pytest.raises(TypeError, match="Argument `model` must be a Keras model"):
-        smart_tf.prune(wrong, 0.5)
+    for call in (
+        lambda m: smart_tf.prune(m, 0.5),
+        smart_tf.strip_pruning,
+        smart_tf.report,
+    ):
+        with pytest.raises(TypeError, match="Argument `model` must be a Keras model"):
+            call(wrong)
 
 
 def test_a_wrapper_around_nothing_prunable_is_refused_when_it_is_built():
@@ -151,11 +159,19 @@ def test_a_wrapper_around_nothing_prunable_is_refused_when_it_is_built():
         ({"pretrain_epochs": -1}, ValueError, "`pretrain_epochs` must be >= 0"),
         ({"search_epochs": 0}, ValueError, "`search_epochs` must be positive"),
         ({"search_epochs": -2}, ValueError, "`search_epochs` must be positive"),
+        ({"search_epochs": np.nan}, ValueError, "`search_epochs` must be positive"),
+        ({"search_epochs": "all"}, TypeError, "`search_epochs` must be a number"),
+        ({"pretrain_epochs": None}, TypeError, "`pretrain_epochs` must be a number"),
         ({"schedule": "exponential"}, TypeError, "`schedule` must be"),
         (
             {"schedule": smart_tf.TemperatureSchedule(0, 5), "search_epochs": 2},
             ValueError,
-            "either `schedule` or epochs",
+            "either `schedule`, or epochs",
+        ),
+        (
+            {"schedule": smart_tf.TemperatureSchedule(0, 5), "final_temperature": 0.1},
+            ValueError,
+            "either `schedule`, or epochs and temperatures",
         ),
     ],
     ids=str,

@@ -68,6 +68,17 @@ def test_the_file_computes_what_the_model_computes(tmp_path, name):
     }
 
 
+def test_grouped_convolutions_are_exported(tmp_path, name):
+    """Keras 3 compiles them apart from the rest of the model."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 8)), keras.layers.Conv2D(4, 3, groups=2)]
+    )
+    report = ROUTES[name](model, tmp_path / name)
+    assert report.relative_difference < 1e-5
+    assert not tf.config.functions_run_eagerly()
+
+
 def test_inputs_and_outputs_keep_their_names_and_order(tmp_path, name):
     model = two_by_two()
     ROUTES[name](model, tmp_path / name, batch_size=3)

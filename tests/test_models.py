@@ -267,6 +267,21 @@ def test_dropout_and_seeds_move_inside_of_a_wrapper():
     assert np.abs(first - second).max() > 0
 
 
+@pytest.mark.parametrize("kind", [layers.GRU, layers.LSTM])
+def test_a_stateful_layer_keeps_its_state_from_call_to_call(kind):
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(3, 5, 8)), kind(4, stateful=True)]
+    )
+    plain = keras.models.clone_model(model)
+    plain.set_weights(model.get_weights())
+    pruned = smart_tf.prune(model, 0.5, "2x2")
+    x = data(n=15)[0].reshape(3, 5, -1)[..., :8]
+    outputs = [(plain(x).numpy(), pruned(x).numpy()) for _ in range(3)]
+    for expected, found in outputs:
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(outputs[1][0] - outputs[0][0]).max() > 1e-3
+
+
 def searching(model):
     pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 10))
     pruner.start()
@@ -293,6 +308,44 @@ class Composite(layers.Layer):
 
     def call(self, x, training=None):
         return self.norm(x + self.inner(self.up(x)), training=training)
+
+
+class TiedHead(layers.Layer):
+    """Multiplies with the embeddings of another layer."""
+
+    def __init__(self, embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+
+    def call(self, x):
+        return x @ keras.ops.transpose(self.embedding.embeddings)
+
+
+@pytest.mark.parametrize(
+    "structure,settings",
+    [
+        ("4x4", {}),
+        ("unstructured", {"method": "magnitude"}),
+        ("4x4", {"budget": lambda weight: 2.0}),
+        (smart_tf.Channel(coupled=False), {}),
+    ],
+    ids=str,
+)
+def test_a_kernel_that_two_layers_hold_is_pruned_once(structure, settings):
+    limit = keras.constraints.MaxNorm(0.5)
+    embedding = layers.Embedding(24, 8, embeddings_constraint=limit, name="embedding")
+    tokens = keras.Input((7,), dtype="int32")
+    hidden = layers.Dense(8, name="hidden")(embedding(tokens))
+    model = keras.Model(tokens, TiedHead(embedding, name="head")(hidden))
+    assert len(smart_tf.report(model).kernels) == 2
+    x = np.arange(32 * 7).reshape(32, 7) % 24
+    pruned, stripped = train(model, x, x, structure=structure, prune=settings)
+    assert {w.name for w in wrappers(pruned)} == {"embedding", "hidden"}
+    assert list(smart_tf.report(pruned).skipped) == ["head"]
+    kernels = [v for v in stripped.trainable_variables if len(v.shape) == 2]
+    zeros = sum(np.sum(v.numpy() == 0) for v in kernels)
+    assert zeros >= 0.5 * sum(v.numpy().size for v in kernels)
+    assert embedding.embeddings.constraint is limit
 
 
 class Declares(layers.Layer):

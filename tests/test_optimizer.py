@@ -344,3 +344,18 @@ def test_raw_kernels_are_exactly_zero_after_every_step(optimizer):
     assert look.seen[2] == 0
     assert set(look.seen[3:]) == {0.75}
     assert zeros(model) == 0.75  # averaged weights are folded too
+
+
+def test_averaged_weights_can_be_swapped_in_for_evaluation():
+    losses = []
+    for more in ([], [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]):
+        optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+        model = compiled(pruned(0.75), optimizer)
+        callback = smart_tf.SmartPruningCallback(search_epochs=1)
+        options = {"epochs": 3, "validation_data": (X, Y)}
+        history = fit(model, callback, more=more, **options).history
+        losses.append(history)
+        stripped = smart_tf.strip_pruning(model)
+        assert smart_tf.report(stripped).sparsity == 0.75
+    np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
+    assert np.abs(np.subtract(losses[1]["val_loss"], losses[0]["val_loss"])).min() > 0

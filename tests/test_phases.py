@@ -358,6 +358,83 @@ def test_a_run_too_short_stops_before_its_first_step(arguments):
     assert_same(before, weights(model))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"initial_temperature": 0.0},
+        {"final_temperature": 0.0},
+        {"initial_temperature": 0.1, "final_temperature": 0.2},
+    ],
+    ids=str,
+)
+def test_a_temperature_out_of_range_stops_before_the_first_step(arguments):
+    model = pruned_mlp()
+    before = weights(model)
+    with pytest.raises(ValueError, match="`final_temperature` must be"):
+        fit(model, smart_tf.SmartPruningCallback(**arguments), epochs=4)
+    assert_same(before, weights(model))
+
+
+class TwoOptimizers(keras.Model):
+    """Updates one part twice in a batch, as discriminators are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(16), keras.layers.Dense(4)
+
+    def compile(self, one, two):
+        super().compile(loss="mse")
+        self.one, self.two = one, two
+
+    def call(self, x, training=None):
+        return self.second(self.first(x, training=training), training=training)
+
+    def train_step(self, x):
+        for part, optimizer in [
+            (self.first, self.one),
+            (self.second, self.two),
+            (self.second, self.two),
+        ]:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self(x, training=True)))
+            weights = part.trainable_variables
+            gradients = tape.gradient(loss, weights)
+            optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return {"loss": loss}
+
+
+def two_optimizers(wrap=lambda pruned, optimizer: optimizer):
+    model = TwoOptimizers()
+    model(X)
+    pruned = smart_tf.prune(model, 0.5, "4x4")
+    pruned.compile(*[wrap(pruned, keras.optimizers.SGD(0.01)) for _ in range(2)])
+    return pruned
+
+
+def test_a_train_step_with_more_updates_and_other_optimizers_is_told():
+    with pytest.warns(UserWarning) as caught:
+        fit(two_optimizers(), smart_tf.SmartPruningCallback(search_epochs=1), y=None)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 2
+    assert "makes 2 optimizer updates" in said[0] and "`schedule`" in said[0]
+    assert "other optimizers than `model.optimizer`" in said[1]
+
+
+def test_a_schedule_counts_the_updates_of_such_a_train_step():
+    def wrap(pruned, optimizer):
+        return smart_tf.Pruner(pruned).wrap_optimizer(optimizer)
+
+    model = two_optimizers(wrap)
+    look = EachBatch(lambda m: m.second.search_state[0].numpy())
+    schedule = smart_tf.TemperatureSchedule(8, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, smart_tf.SmartPruningCallback(schedule=schedule), look, y=None)
+    # Two updates in each of the 16 batches; the state is that of the last forward pass.
+    assert look.seen == [DENSE] * 4 + [SEARCHING] * 7 + [FROZEN] * 5
+    assert smart_tf.report(model).phase == "frozen"
+
+
 def test_a_search_that_just_fits_is_fine():
     model = pruned_mlp()
     fit(model, smart_tf.SmartPruningCallback(search_epochs=2), epochs=2)

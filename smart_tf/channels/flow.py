@@ -108,6 +108,7 @@ class Flow:
         self.variables = {}
         self.calls = collections.Counter()
         self._maker_of = {}
+        self._held = {}
         self._folds = {}
         self.resized = {}
         self._reasons = {}
@@ -136,7 +137,8 @@ class Flow:
                     self._close(low, self._reasons[high])
 
     def close(self, signal, reason):
-        """Nothing that a signal carries can be removed, for a short reason."""
+        """Nothing that a signal (or an `Axis`) carries can be removed, for a short
+        reason."""
         for channel in {self._find(c) for c in np.unique(signal.ids)}:
             self._close(channel, reason)
 
@@ -177,6 +179,18 @@ class Flow:
             self.join(self.axes[key].ids, ids)
         else:
             self.axes[key] = Axis(layer, variable, axis, np.array(ids))
+
+    def holds(self, layer, reason):
+        """Nobody knows what a layer does with its weights, or with those of another
+        layer that it holds: no channel along them can be removed."""
+        for variable in getattr(layer, "weights", ()):
+            self._held.setdefault(id(variable), reason)
+
+    def close_held(self):
+        """Once all calls are known: what runs along weights that are held stays."""
+        for axis in self.axes.values():
+            if id(axis.variable) in self._held:
+                self.close(axis, self._held[id(axis.variable)])
 
     def makes(self, layer, weights, is_norm=False):
         """The `Maker` of channels.

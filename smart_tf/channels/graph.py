@@ -86,6 +86,7 @@ def trace(model, zeroed=None):
     inputs = [fixed(_shape(tensor)) for tensor in model.inputs]
     for signal in _run(model, inputs, flow, flavour):
         flow.close(signal, "an output of the model")
+    flow.close_held()
     return flow
 
 

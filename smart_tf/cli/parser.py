@@ -304,7 +304,13 @@ def _checked(read):
 
 
 def _positive(kind):
-    return _between(0, float("inf"), kind)
+    def convert(text):
+        number = kind(text)
+        if not 0 < number < float("inf"):
+            raise ValueError(f"must be positive. Received: {text}")
+        return number
+
+    return _checked(convert)
 
 
 def _between(low, high, kind):

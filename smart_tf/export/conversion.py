@@ -25,6 +25,7 @@ class Conversion:
         makes_folder: Whether it is a folder that is made, and not a file.
         tolerance: How far the outputs may be from the Keras model's, as a share of the
             largest output.
+        hint: What may be wrong where the runtime does not load a file.
     """
 
     target = ""
@@ -32,6 +33,7 @@ class Conversion:
     quantize = None
     makes_folder = False
     tolerance = 1e-3
+    hint = ""
 
     def write(self, signature, path):
         """Write a model, given as a `Signature`, at `path`."""
@@ -167,8 +169,7 @@ def _compare(conversion, signature, path, batches):
             raise
         raise ExportError(
             f"The converted model ({conversion}) does not load in "
-            f"{conversion.runtime}; a layer whose channels are all zero is a common "
-            f"cause, see `max_layer_sparsity`. It said: {error}"
+            f"{conversion.runtime}{conversion.hint}. It said: {error}"
         ) from error
     difference, largest = 0.0, 0.0
     for batch in batches:

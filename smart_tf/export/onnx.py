@@ -1,8 +1,10 @@
 """Keras model -> ONNX file, run by ONNX Runtime."""
 
+import contextlib
 import logging
 
 import numpy as np
+import tensorflow as tf
 
 from smart_tf.export.conversion import Conversion, export
 from smart_tf.export.optional import require
@@ -67,7 +69,7 @@ class ONNX(Conversion):
 
         patch_tf2onnx()
         logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-        with self.refusals():
+        with self.refusals(), _one_graph():
             self._tf2onnx.convert.from_function(
                 signature.function(),
                 input_signature=list(signature.specs),
@@ -90,6 +92,21 @@ class ONNX(Conversion):
             for name, array in arrays
             if array.dtype.kind == "f" and array.size > 1
         ]
+
+
+@contextlib.contextmanager
+def _one_graph():
+    """What is traced in this block has no functions within functions.
+
+    Keras 3 compiles a grouped convolution as a function of its own, which tf2onnx does
+    not look into.
+    """
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 def prepare(path, threads=1):

@@ -89,6 +89,10 @@ class TFLite(Conversion):
 
     target = "TFLite"
     runtime = "the LiteRT interpreter"
+    hint = (
+        "; a layer whose channels are all zero is a common cause, see "
+        "`max_layer_sparsity`"
+    )
 
     def __init__(self, quantize=None, representative_data=None, sparse=False):
         self.quantize = quantize

@@ -37,7 +37,12 @@ def of(layer):
 
 
 def wrappers(model):
-    """The pruning wrappers in a model (or a single wrapper), each once, in order."""
+    """The pruning wrappers in a model (or a single wrapper), each once, in order.
+
+    Raises:
+        TypeError: If `model` is neither.
+    """
+    of(model)
     found = {id(k): k for k in model._flatten_layers() if is_wrapper(k)}
     return list(found.values())
 

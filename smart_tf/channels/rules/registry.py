@@ -96,6 +96,7 @@ def not_followed(flow, call, reason="not followed"):
     name = getattr(call.layer, "name", type(call.layer).__name__)
     for signal in call.signals:
         flow.close(signal, f"'{name}': {reason}")
+    flow.holds(call.layer, f"'{name}': {reason}")
     return [fixed(shape) for shape in call.shapes]
 
 

@@ -37,6 +37,11 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
             trainable_variables = self._trainable_variables
         self.apply_gradients(list(zip(grads, trainable_variables, strict=True)))
 
+    @property
+    def optimizers(self):
+        """Both parts, as `keras.callbacks.SwapEMAWeights` asks for them."""
+        return [self.weights_optimizer, self.mask_optimizer]
+
     @staticmethod
     def _serialize(optimizer):
         return keras.saving.serialize_keras_object(optimizer)

@@ -10,6 +10,21 @@ from smart_tf import methods, structures
 from smart_tf.masking import MaskedLayer
 
 
+class _Updates(keras.StatelessScope):
+    """Knows which variables were updated: statistics, seeds, states of an RNN.
+
+    A layer does not list all of them among its variables.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.updated = {}
+
+    def add_update(self, update):
+        super().add_update(update)
+        self.updated[id(update[0])] = update[0]
+
+
 @keras.saving.register_keras_serializable(package="smart_tf")
 class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
     """Runs a layer on masked kernels, and learns the masks.
@@ -43,7 +58,8 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
             at most; by default 0.98, or halfway from `sparsity` to 1. The last
             block of a kernel always stays.
         prices: List with what a weight of each pruned kernel costs in the budget: a
-            number, or nested lists with one for each block. Default: 1.
+            number, or nested lists with one for each block; None for a kernel that
+            another layer holds and masks. Default: 1.
         channels: List of dicts that `smart_tf.prune` makes: which channels of the model
             run along which weights of the layer. By hand, leave it out.
         coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
@@ -146,7 +162,7 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         masked = [(w.variable, v) for w, v in self._masked_kernels(training)]
         if self._passes_training:
             kwargs["training"] = training
-        scope = keras.StatelessScope(state_mapping=masked, collect_losses=True)
+        scope = _Updates(state_mapping=masked, collect_losses=True)
         with scope:
             if scope.original_scope is not None:
                 # An enclosing scope has values of its own for the other variables.
@@ -155,17 +171,13 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
                     **scope.state_mapping,
                 }
             outputs = self.layer(*args, **kwargs)
-        self._keep_updates(scope, {id(v) for v, _ in masked})
-        return outputs
-
-    def _keep_updates(self, scope, masked):
-        """Statistics, seeds and losses of the wrapped layer land in the scope."""
-        for variable in self.layer.variables:
-            value = scope.get_current_value(variable)
-            if value is not None and id(variable) not in masked:
-                variable.assign(value)
+        kernels = {id(variable) for variable, _ in masked}
+        for variable in scope.updated.values():
+            if id(variable) not in kernels:
+                variable.assign(scope.get_current_value(variable))
         for loss in scope.losses:
             self.add_loss(loss)
+        return outputs
 
     def compute_output_spec(self, *args, **kwargs):
         if not self._passes_training:

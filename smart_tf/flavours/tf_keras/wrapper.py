@@ -34,7 +34,8 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         schedule: `TemperatureSchedule`, or None.
         max_layer_sparsity: Float, or None.
         prices: List with what a weight of each pruned kernel costs in the budget: a
-            number, or nested lists with one for each block. Default: 1.
+            number, or nested lists with one for each block; None for a kernel that
+            another layer holds and masks. Default: 1.
         channels: List of dicts that `smart_tf.prune` makes: which channels of the model
             run along which weights of the layer. By hand, leave it out.
         coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
