@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
@@ -30,6 +31,27 @@ def test_prune_and_strip_give_the_original_back(build):
     assert _names(final.weights) == names
     if config is not None:
         assert final.get_config() == config
+
+
+class TiedHead(layers.Layer):
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, x):
+        return tf.matmul(x, self.embedding.embeddings, transpose_b=True)
+
+
+def test_a_kernel_that_two_layers_hold_is_pruned_once():
+    limit = tf_keras.constraints.MaxNorm(0.5)
+    embedding = layers.Embedding(24, 8, embeddings_constraint=limit)
+    tokens = tf_keras.Input((7,), dtype="int32")
+    outputs = TiedHead(embedding)(layers.Dense(8)(embedding(tokens)))
+    pruned = smart_tf.prune(tf_keras.Model(tokens, outputs), 0.5, "4x4")
+    assert len(tiny.wrappers(pruned)) == len(smart_tf.report(pruned).kernels) == 2
+    final = smart_tf.strip_pruning(pruned)
+    assert smart_tf.report(final).sparsity == 0.5
+    assert embedding.embeddings.constraint is limit
 
 
 @pytest.mark.parametrize("build", tiny.BUILDERS)
