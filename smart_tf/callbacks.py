@@ -72,9 +72,8 @@ class SmartPruningCallback(Callback):
     ):
         super().__init__()
         check_schedule(schedule)
-        temperatures = initial_temperature, final_temperature
-        given = pretrain_epochs or {search_epochs, *temperatures} != {None}
-        if schedule is not None and given:
+        also = search_epochs, initial_temperature, final_temperature
+        if schedule is not None and (pretrain_epochs or also != (None, None, None)):
             raise ValueError(
                 "Give either `schedule`, or epochs and temperatures, not both. "
                 f"Received: {schedule=}, {pretrain_epochs=}, {search_epochs=}, "
@@ -102,6 +101,7 @@ class SmartPruningCallback(Callback):
         self.pruner = None
         self._summaries = None
         self._has_news = False
+        self._before = None
 
     def set_model(self, model):
         super().set_model(model)
