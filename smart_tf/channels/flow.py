@@ -267,11 +267,14 @@ class Flow:
         self.variables.update({id(v): v for v in getattr(layer, "weights", ())})
 
     def entered(self, model, signals):
-        """A model, nested ones included, is given signals as its inputs."""
+        """A model (nested ones included), or a layer, is given signals as inputs."""
         known = self.inputs.setdefault(id(model), signals)
         for one, other in zip(known, signals, strict=True):
-            if one is not other:
+            if one.ids.shape == other.ids.shape:
                 self.join(one.ids, other.ids)
+            else:
+                self.close(one, "a layer is called with other shapes, too")
+                self.close(other, "a layer is called with other shapes, too")
 
     # Results
 

@@ -134,13 +134,28 @@ def _run(model, inputs, flow, flavour):
 def _answer(call, flow, flavour):
     layer = call.layer
     if flavour.is_model(layer) and flavour.is_graph_model(layer):
-        return _run(layer, call.signals, flow, flavour)
+        signals = _inputs_in_order(call, layer)
+        if signals is not None and not call.argument("training", 1):
+            return _run(layer, signals, flow, flavour)
     flow.met(layer)
     rule = rules.rule_of(layer)
     for signal in call.signals:
         _note_reader(signal, layer, rule)
     results = rule(flow, call)
+    if id(layer) in flow.resized and not layer.weights:
+        flow.entered(layer, call.signals)  # its settings are those of all its calls
     return [results] if isinstance(results, Signal) else list(results)
+
+
+def _inputs_in_order(call, model):
+    """The signals that a nested model is called with, in the order of its inputs;
+    None if they are not told apart."""
+    given = call.args[0] if call.args else None
+    wanted = getattr(model, "_inputs_struct", getattr(model, "_nested_inputs", None))
+    if not isinstance(given, dict) or isinstance(wanted, dict):
+        return call.signals
+    names = [tensor.name for tensor in model.inputs]
+    return [given[name] for name in names] if set(names) <= set(given) else None
 
 
 def _note_reader(signal, layer, rule):

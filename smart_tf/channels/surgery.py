@@ -78,7 +78,8 @@ def _narrow(model, flow, alive):
         return copies[id(layer)][1]
 
     def input_shapes(inner):
-        return [_left(signal, alive) for signal in flow.inputs[id(inner)]]
+        signals = flow.inputs.get(id(inner))  # None for one that is not followed
+        return signals and [_left(signal, alive) for signal in signals]
 
     small = rewrite(model, narrow, input_shapes)
     values = _values(flow, alive)

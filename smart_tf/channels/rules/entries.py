@@ -8,6 +8,9 @@ from smart_tf.channels import values
 from smart_tf.channels.rules.registry import closed, kind, not_followed, rule
 from smart_tf.channels.signal import Signal
 
+_NUMBERS = ("scale", "offset", "x_min", "x_max")
+"""Attributes of layers and operators that may be one number or an array."""
+
 
 @rule(
     *("relu", "leakyrelu", "elu", "thresholdedrelu", "relu6", "sigmoid", "silu"),
@@ -22,8 +25,8 @@ from smart_tf.channels.signal import Signal
 def elementwise(flow, call):
     """Entries at the same place in all inputs become one channel."""
     signals, rank = call.signals, len(call.shape)
-    scalars = all(isinstance(a, Signal) or np.ndim(a) == 0 for a in call.flat)
-    if not scalars or np.ndim(getattr(call.layer, "scale", 0)) > 0:
+    own = [getattr(call.layer, name, None) for name in _NUMBERS]
+    if any(np.ndim(a) > 0 for a in [*own, *call.flat] if not isinstance(a, Signal)):
         return not_followed(flow, call, "an array of numbers has fixed channels")
     if any(signal.rank != rank for signal in signals):
         return not_followed(flow, call, "the inputs have different ranks")
@@ -69,6 +72,8 @@ def noise(flow, call):
     """Lets channels through, unless it is told to act at inference."""
     if call.argument("training", 1):
         return not_followed(flow, call, "it adds noise")
+    if getattr(call.layer, "noise_shape", None) is not None:
+        return not_followed(flow, call, "the shape of its noise is fixed")
     return elementwise(flow, call)
 
 

@@ -1,5 +1,7 @@
 """Layers and operators that move, repeat, pool or join entries."""
 
+import math
+
 import numpy as np
 
 from smart_tf.channels import values
@@ -50,6 +52,8 @@ def repeat(flow, call, axis, ids, constant):
 def reduce(flow, call):
     """Over positions, not over the axis of the channels."""
     signal, axis = call.signals[0], call.option("axis", 1)
+    if getattr(call.layer, "initial", None) is not None:
+        return not_followed(flow, call, "it has a value to begin with")
     axes = {a % (signal.rank + 1) - 1 for a in np.ravel([] if axis is None else axis)}
     if not axes or any(a < 0 or signal.ids.shape[a] != 1 for a in axes):
         return not_followed(flow, call, "it reduces over the channels")
@@ -101,6 +105,8 @@ def reshape(flow, call):
     key = next((k for k in ("target_shape", "newshape") if hasattr(layer, k)), None)
     if None in call.shape or None in signal.shape:
         return not_followed(flow, call, "a size is unknown")
+    if math.prod(call.shape) != math.prod(signal.shape):
+        return not_followed(flow, call, "it moves the batch")
     if key is None and kind(layer) == "reshape":
         return not_followed(flow, call, "it names the number of channels")
 
@@ -145,6 +151,8 @@ def _one_axis(flow, signal):
 def concatenate(flow, call):
     """Channels stand one after the other, or side by side on another axis."""
     signals, rank = call.signals, len(call.shape)
+    if any(np.ndim(a) > 0 for a in call.flat if not isinstance(a, Signal)):
+        return not_followed(flow, call, "an array of numbers has fixed channels")
     axis = call.option("axis", 1)
     axis = None if axis is None else axis % (rank + 1) - 1
     if axis is None or axis < 0 or any(signal.rank != rank for signal in signals):

@@ -75,8 +75,10 @@ def separable(flow, call, axis, ids, constant):
 
 @rule("embedding")
 def embedding(flow, call):
-    """Makes channels from no others."""
+    """Makes channels from no others: what it reads are numbers of tokens."""
     layer = call.layer
+    for signal in call.signals:
+        flow.close(signal, f"'{layer.name}' reads it as numbers of tokens")
     made = flow.new(layer.output_dim)
     table = flow.value(layer.embeddings)
     constant = np.where((table == table[0]).all(axis=0), table[0], np.nan)
@@ -107,6 +109,7 @@ def _plain_axes(layer):
     inputs, _, kernel = left.partition(",")
     plain = (
         inputs[:-1] == result[:-1]
+        and inputs[-1] != result[-1]
         and sorted(kernel) == sorted({inputs[-1], result[-1]})
         and (layer.bias is None or len(layer.bias.shape) == 1)
     )
@@ -190,7 +193,9 @@ def _activated(flow, call, made, constant, maker):
         return signal
     if not values.is_elementwise(activation):
         name = getattr(activation, "__name__", type(activation).__name__)
-        flow.close(signal, f"the activation '{name}' of '{call.layer.name}' mixes them")
+        reason = f"the activation '{name}' of '{call.layer.name}' mixes them"
+        flow.close(signal, reason)
+        flow.holds(activation, reason)  # a layer, perhaps
         return fixed(call.shape)
     zero, constant = (
         values.apply(activation, np.zeros(1)),

@@ -5,7 +5,7 @@ import functools
 from smart_tf.channels.signal import fixed
 
 _KERAS = ("keras.", "tf_keras.")
-_HOOKS = ("call", "convolution_op")
+_HOOKS = ("call", "convolution_op", "kernel", "embeddings", "_compute_attention")
 """What a subclass of a built-in layer may override to compute something else."""
 
 _RULES = {}

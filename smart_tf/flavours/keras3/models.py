@@ -4,6 +4,7 @@ import contextlib
 import inspect
 
 import keras
+import numpy as np
 from keras.src.models.functional import Functional
 
 from smart_tf.optimizer import fresh_copy
@@ -109,7 +110,8 @@ def copy_layer(layer, changes):
     if isinstance(layer, keras.layers.Lambda) or (plain and not changes):
         return layer
     config = layer.get_config()
-    return type(layer).from_config({**config, **activations(layer, config), **changes})
+    own = activations(layer, config) | initializers(layer, config)
+    return type(layer).from_config({**config, **own, **changes})
 
 
 def activations(layer, config):
@@ -117,6 +119,12 @@ def activations(layer, config):
     names = [k for k in ("activation", "recurrent_activation") if k in config]
     found = {name: getattr(layer, name, None) for name in names}
     return {k: f for k, f in found.items() if inspect.isfunction(f)}
+
+
+def initializers(layer, config):
+    """Zeros for what starts at an array: it is of the shape that the layer had."""
+    found = {k: getattr(layer, k, None) for k in config if k.endswith("_initializer")}
+    return {k: "zeros" for k, f in found.items() if np.ndim(getattr(f, "value", 0)) > 0}
 
 
 def calls(model):

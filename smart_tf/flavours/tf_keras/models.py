@@ -3,7 +3,7 @@
 import tensorflow as tf
 import tf_keras as keras
 
-from smart_tf.flavours.keras3.models import activations
+from smart_tf.flavours.keras3.models import activations, initializers
 
 TRACKING_ATTRIBUTES = ("_self_tracked_trackables", "_metrics", "_obj_reference_counts")
 """Where a layer keeps its own book of its parts."""
@@ -35,7 +35,8 @@ def copy_layer(layer, changes):
     if isinstance(layer, keras.layers.Lambda):
         return layer
     config = layer.get_config()
-    return type(layer).from_config({**config, **activations(layer, config), **changes})
+    own = activations(layer, config) | initializers(layer, config)
+    return type(layer).from_config({**config, **own, **changes})
 
 
 def calls(model):
