@@ -5,7 +5,7 @@ import numpy as np
 from smart_tf import flavours
 from smart_tf.flavours.callback import Callback
 from smart_tf.ranking import joined
-from smart_tf.report import kernel_name
+from smart_tf.report import kernel_names
 from smart_tf.search import PHASES, SearchState
 
 
@@ -109,7 +109,7 @@ class MaskHistory(Callback):
     def _chosen(self, layers):
         """Dict from each `WeightMask` to the name of its kernel."""
         masks = [m for layer in layers for m in layer.weight_masks if m.is_kernel]
-        names = {m: kernel_name(m.weight) for m in masks}
+        names = dict(zip(masks, kernel_names([m.weight for m in masks]), strict=True))
         if self.kernels is None:
             return names
         lost = [k for k in self.kernels if not any(k in n for n in names.values())]

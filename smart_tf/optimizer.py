@@ -1,6 +1,7 @@
 """An optimizer of their own for the mask logits, inside a plain `compile`/`fit`."""
 
 import numpy as np
+import tensorflow as tf
 
 from smart_tf.masking import is_mask_logit
 
@@ -10,8 +11,8 @@ class MaskRouting:
 
     The logits never see weight decay, clipping or moments that were meant for the
     weights. A mask optimizer with a plain number as learning rate follows the decay
-    of the weights' one: its rate is `number * rate(now) / peak_rate`. One with a
-    `LearningRateSchedule` keeps to it.
+    of the weights' one: its rate is `number * min(1, rate(now) / peak_rate)`. One with
+    a `LearningRateSchedule` keeps to it.
 
     The flavour's class gives `_serialize` and `_deserialize`, and its own base.
     """
@@ -61,7 +62,9 @@ class MaskRouting:
         if self.mask_rate is None or not self.peak_rate:
             return
         now = self._rate_of_this_update()
-        self.mask_optimizer.learning_rate = now * (self.mask_rate / self.peak_rate)
+        # A callback may raise the rate above what it was compiled with.
+        follows = now * (self.mask_rate / self.peak_rate)
+        self.mask_optimizer.learning_rate = tf.minimum(follows, self.mask_rate)
 
     def _rate_of_this_update(self):
         return self.weights_optimizer.learning_rate

@@ -1,5 +1,7 @@
 """Drives the phases of algorithm 1, in `fit` or in a loop of the user's own."""
 
+import warnings
+
 import numpy as np
 
 from smart_tf import flavours
@@ -170,8 +172,9 @@ class Pruner:
                 `optimizer` without weight decay, or an optimizer.
 
         Returns:
-            A `PruningOptimizer`; `optimizer` itself if it is one already or if the
-            method has no logits.
+            A `PruningOptimizer`; `optimizer` itself if it is one already or if there
+            are no logits. A `mask_optimizer` is not needed then, and a warning says so
+            if it is another one.
         """
         self.optimizer = self._wrapped(optimizer, mask_optimizer)
         return self.optimizer
@@ -184,6 +187,7 @@ class Pruner:
             )
         logits = [v for layer in self.layers for v in layer.trainable_logits()]
         if isinstance(optimizer, self.flavour.PruningOptimizer) or not logits:
+            self._warn_if_ignored(optimizer, mask_optimizer)
             return optimizer
         if isinstance(optimizer, self.flavour.LossScaleOptimizer):
             inner = self._wrapped(optimizer.inner_optimizer, mask_optimizer)
@@ -206,6 +210,24 @@ class Pruner:
             wrapped.build(list(known.values()))
             transfer(optimizer, weights_optimizer)
         return wrapped
+
+    def _warn_if_ignored(self, optimizer, mask_optimizer):
+        now = getattr(optimizer, "mask_optimizer", None)
+        if mask_optimizer is None or type(now) is type(mask_optimizer):
+            return
+        if now is not None and isinstance(mask_optimizer, str):
+            return  # "same" as what it was before
+        why = (
+            "the method has no logits to train"
+            if now is None
+            else f"the model's optimizer has a {type(now).__name__} for them: compile "
+            "it anew to change that"
+        )
+        warnings.warn(
+            f"Argument `mask_optimizer` is ignored, since {why}. "
+            f"Received: {mask_optimizer!r}",
+            stacklevel=4,
+        )
 
     def _mask_optimizer(self, optimizer, mask_optimizer):
         method = self.layers[0].method

@@ -244,18 +244,30 @@ def _resolve_filters(filters, model):
     if callable(filters) and not is_layer:
         return filters
     if isinstance(filters, (list, tuple, set)):
-        names = {f if isinstance(f, str) else f.name for f in filters}
-        known = {layer.name for layer in parts(model)}
-        if names - known:
-            raise ValueError(
-                "Argument `filters` names layers that the model does not have: "
-                f"{sorted(names - known)}. It has: {sorted(known)}"
-            )
-        return lambda layer: layer.name in names
+        listed = _listed(filters, model)
+        return lambda layer: id(layer) in listed
     raise TypeError(
         "Argument `filters` must be a regular expression, a list of layers or names, "
         f"or a function. Received: filters={filters!r}"
     )
+
+
+def _listed(filters, model):
+    """Ids of the layers that are in a list, or in a nested model that is."""
+    is_model = flavours.of(model).is_model
+    inside = model._flatten_layers(include_self=False)
+    known = [*parts(model), *filter(is_model, inside)]
+    listed = set()
+    for entry in filters:
+        found = [one for one in known if one is entry or one.name == entry]
+        if not found:
+            raise ValueError(
+                "Argument `filters` names layers that the model does not have: "
+                f"{entry!r}. It has: {sorted({one.name for one in known})}"
+            )
+        for one in found:
+            listed.update(map(id, parts(one) if is_model(one) else [one]))
+    return listed
 
 
 def strip_pruning(model):

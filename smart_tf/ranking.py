@@ -17,9 +17,10 @@ class Ranking:
 
     Args:
         layers: Non-empty list of built pruning wrappers, of one Keras flavour.
+        joins: Whether it is theirs from now on; False for a look at some of them.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers, joins=True):
         self.layers = list(layers)
         self.masks = [m for layer in self.layers for m in layer.weight_masks]
         self.coupled = [m for m in self.masks if m.channels is not None]
@@ -28,7 +29,7 @@ class Ranking:
         ]
         self.lead = next((k for k in self.layers if k.coupling is not None), None)
         self.search = Search(self)
-        for layer in self.layers:
+        for layer in self.layers if joins else ():
             layer.ranking = self
 
     def shared_logits(self):
@@ -311,4 +312,4 @@ def joined(layers):
     ranking = layers[0].ranking
     if ranking is not None and list(map(id, ranking.layers)) == list(map(id, layers)):
         return ranking
-    return Ranking(layers)
+    return Ranking(layers, joins=ranking is None)

@@ -8,7 +8,7 @@ from rich.table import Table
 from smart_tf import flavours, plots, prunable
 from smart_tf.printing import render
 from smart_tf.pruning import why_left_alone
-from smart_tf.ranking import Ranking
+from smart_tf.ranking import joined
 from smart_tf.rewrite import parts
 from smart_tf.search import PHASES
 
@@ -191,11 +191,12 @@ def report(model):
             skipped[layer.name] = reason
         if structure is None:
             for weight in prunable.prunable_weights(layer):
-                kernels.setdefault(id(weight.variable), _plain_kernel(weight))
-    kernels = list(kernels.values())
+                kernels.setdefault(id(weight.variable), weight)
+    weights = list(kernels.values())
+    kernels = list(map(_plain_kernel, weights, kernel_names(weights)))
     phase, cut = "plain", None
     if wrappers:
-        ranking = Ranking(wrappers)
+        ranking = joined(wrappers)
         phase = PHASES[ranking.phase]
         kernels = _masked_kernels(ranking)
         if ranking.lead is not None and structure.coupled:
@@ -228,10 +229,10 @@ def _skipped(layer, structure, masked):
     )
 
 
-def _plain_kernel(weight):
+def _plain_kernel(weight, name):
     values = weight.variable.numpy()
     return KernelReport(
-        name=kernel_name(weight),
+        name=name,
         shape=tuple(values.shape),
         weights=values.size,
         zeros=int(values.size - np.count_nonzero(values)),
@@ -240,13 +241,14 @@ def _plain_kernel(weight):
 
 def _masked_kernels(ranking):
     rows = []
-    for mask, keep in zip(ranking.masks, ranking.current_masks(), strict=True):
-        if not mask.is_kernel:
-            continue
+    pairs = zip(ranking.masks, ranking.current_masks(), strict=True)
+    pairs = [(mask, keep) for mask, keep in pairs if mask.is_kernel]
+    names = kernel_names([mask.weight for mask, _ in pairs])
+    for name, (mask, keep) in zip(names, pairs, strict=True):
         weights = int(mask.counts.sum())
         rows.append(
             KernelReport(
-                name=kernel_name(mask.weight),
+                name=name,
                 shape=tuple(mask.weight.variable.shape),
                 weights=weights,
                 zeros=weights - int((mask.counts * keep).sum()),
@@ -257,11 +259,19 @@ def _masked_kernels(ranking):
     return rows
 
 
-def kernel_name(weight):
-    """The path of the layer that holds a `PrunableWeight`, and the kernel's name."""
-    owner = getattr(weight.owner, "path", weight.owner.name)
-    name = weight.variable.name.split("/")[-1].split(":")[0]
-    return f"{owner}/{name}"
+def kernel_names(weights):
+    """Paths of the layers that hold `PrunableWeight`s, and the kernels' names.
+
+    Layers in models within a model may have equal paths: those that come later are
+    numbered.
+    """
+    names = []
+    for weight in weights:
+        owner = getattr(weight.owner, "path", weight.owner.name)
+        kernel = weight.variable.name.split("/")[-1].split(":")[0]
+        names.append(f"{owner}/{kernel}")
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
 
 
 def _parameters(model, wrappers):

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from smart_tf.plots.masks import tile
-from smart_tf.report import kernel_name
+from smart_tf.report import kernel_names
 
 _LARGEST_IMAGE = 512
 
@@ -38,16 +38,16 @@ class MaskSummaries:
             step: Integer, what TensorBoard shows as the step.
         """
         columns = ranking.masks, ranking.soft_masks(), ranking.current_masks()
+        rows = [row for row in zip(*columns, strict=True) if row[0].is_kernel]
+        names = kernel_names([mask.weight for mask, _, _ in rows])
         with self._writer.as_default(step):
             for name, value in metrics.items():
                 tf.summary.scalar(f"pruning/{name}", value)
-            for mask, soft, hard in zip(*columns, strict=True):
-                if mask.is_kernel:
-                    self._write_kernel(mask, soft, hard, ranking.logits_of(mask))
+            for name, (mask, soft, hard) in zip(names, rows, strict=True):
+                self._write_kernel(name, mask, soft, hard, ranking.logits_of(mask))
         self._writer.flush()
 
-    def _write_kernel(self, mask, soft, hard, logits):
-        name = kernel_name(mask.weight)
+    def _write_kernel(self, name, mask, soft, hard, logits):
         kept = (mask.counts * hard).sum() / mask.counts.sum()
         tf.summary.scalar(f"{name}/sparsity", 1.0 - kept)
         tf.summary.histogram(f"{name}/mask", soft)

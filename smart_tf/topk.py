@@ -29,12 +29,12 @@ def soft_topk(x, k, temperature, costs=None, axis=None):
     array([1., 0., 1., 0.], dtype=float32)
 
     Args:
-        x: Floating tensor of rank 1 or more. float16 and bfloat16 are computed in
-            float32 inside.
+        x: Floating tensor of rank 1 or more, of any dtype; computed in float32 inside.
         k: Number or scalar tensor, in (0, n), where n is the number of entries
             ranked together. It may be fractional. With `costs` it is a budget, in
             (0, sum(costs)).
-        temperature: Positive number or scalar tensor, in the unit of `x`.
+        temperature: Positive number or scalar tensor, in the unit of `x`, from 1e-30
+            to 1e30.
         costs: What each entry takes from the budget; positive. Shape of `x`, or
             `(x.shape[axis],)` for an int `axis`. `None` means 1 for each.
         axis: `None` ranks all of `x` together; an int solves each slice along that
@@ -242,7 +242,7 @@ def _checked_x(x, axis):
             f"Argument `axis` must be None or in [-{rank}, {rank}), the rank of `x`. "
             f"Received: axis={axis}"
         )
-    with tf.control_dependencies(_finite("x", x)):
+    with tf.control_dependencies(_finite("x", tf.cast(x, tf.float32))):
         return tf.identity(x)
 
 
@@ -258,8 +258,8 @@ def _finite(name, x):
 def _checked_temperature(temperature):
     temperature = tf.cast(temperature, tf.float32)
     _require(
-        (temperature > 0.0) & tf.math.is_finite(temperature),
-        "Argument `temperature` must be positive. "
+        (temperature >= 1e-30) & (temperature <= 1e30),
+        "Argument `temperature` must be positive, from 1e-30 to 1e30. "
         + _received("temperature", temperature),
     )
     return temperature

@@ -562,6 +562,56 @@ def test_filters_choose_layers(filters):
     assert smart_tf.report(pruned).skipped == {"first": "left out by `filters`"}
 
 
+def named_alike():
+    """Two models in a model, each with a layer of the same name."""
+
+    def inner(name, inputs, units):
+        x = keras.Input((inputs,))
+        return keras.Model(x, layers.Dense(units, name="dense")(x), name=name)
+
+    first, second, x = (
+        inner("first", 16, 16),
+        inner("second", 16, 4),
+        keras.Input((16,)),
+    )
+    return keras.Model(x, second(first(x))), first, second
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda first, second: [second.get_layer("dense")],
+        lambda first, second: [second],
+        lambda first, second: ["second"],
+    ],
+    ids=["layer", "model", "name_of_a_model"],
+)
+def test_filters_tell_layers_of_the_same_name_apart(choose):
+    model, first, second = named_alike()
+    pruned = smart_tf.prune(model, 0.5, "4x4", filters=choose(first, second))
+    assert [w.layer for w in wrappers(pruned)] == [second.get_layer("dense")]
+
+
+def test_kernels_of_the_same_name_are_numbered_where_they_are_shown():
+    pruned = compiled(smart_tf.prune(named_alike()[0], 0.5, "4x4"))
+    names = ["dense/kernel", "dense/kernel_1"]
+    assert [k.name for k in smart_tf.report(pruned).kernels] == names
+    history = smart_tf.MaskHistory()
+    callbacks = [smart_tf.SmartPruningCallback(), history]
+    pruned.fit(X, Y, epochs=2, batch_size=16, verbose=0, callbacks=callbacks)
+    assert {n: len(kept) for n, kept in history.masks.items()} == dict.fromkeys(
+        names, 2
+    )
+
+
+def test_a_look_at_a_part_leaves_the_common_ranking_alone():
+    pruned = smart_tf.prune(named_alike()[0], 0.5, "4x4")
+    searching(pruned)
+    ranking = wrappers(pruned)[0].ranking
+    smart_tf.report(wrappers(pruned)[1])
+    assert all(w.ranking is ranking for w in wrappers(pruned))
+
+
 def test_filters_take_layers_themselves():
     model = keras.Sequential([keras.Input((16,)), layers.Dense(8), layers.Dense(8)])
     pruned = smart_tf.prune(model, 0.5, "4x4", filters=[model.layers[1]])

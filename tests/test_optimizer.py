@@ -346,6 +346,26 @@ def test_raw_kernels_are_exactly_zero_after_every_step(optimizer):
     assert zeros(model) == 0.75  # averaged weights are folded too
 
 
+def test_the_logits_rate_never_exceeds_its_own():
+    model = compiled(pruned(), keras.optimizers.SGD(1e-6))
+    raise_rate = keras.callbacks.LearningRateScheduler(
+        lambda epoch: 10.0 ** (epoch - 6)
+    )
+    fit(model, smart_tf.SmartPruningCallback(), epochs=4, more=[raise_rate])
+    assert float(model.optimizer.mask_optimizer.learning_rate) == 1.0
+
+
+def test_a_mask_optimizer_that_comes_too_late_is_told():
+    model = compiled(pruned())
+    fit(model, smart_tf.SmartPruningCallback(search_epochs=1))
+    other = keras.optimizers.Adam(0.1)
+    with pytest.warns(UserWarning, match="`mask_optimizer` is ignored.*has a SGD"):
+        fit(model, smart_tf.SmartPruningCallback(mask_optimizer=other))
+    model = compiled(smart_tf.prune(mlp(), 0.5, "4x4", method="magnitude"))
+    with pytest.warns(UserWarning, match="`mask_optimizer` is ignored.*no logits"):
+        fit(model, smart_tf.SmartPruningCallback(mask_optimizer=other))
+
+
 def test_averaged_weights_can_be_swapped_in_for_evaluation():
     losses = []
     for more in ([], [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]):

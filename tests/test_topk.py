@@ -382,6 +382,8 @@ def test_second_order_gradient_is_refused_in_a_graph():
 GOOD = {"x": [0.1, 0.2, 0.3], "k": 1.0, "temperature": 0.1}
 REFUSED = {
     "temperature negative": ({"temperature": -1.0}, "`temperature` must be positive"),
+    "temperature too small": ({"temperature": 1e-38}, "from 1e-30 to 1e30"),
+    "temperature too large": ({"temperature": 1e38}, "from 1e-30 to 1e30"),
     "temperature zero": ({"temperature": 0.0}, "`temperature` must be positive"),
     "temperature NaN": ({"temperature": np.nan}, "`temperature` must be positive"),
     "k zero": ({"k": 0}, r"`k` must be in \(0, n\)"),
