@@ -142,7 +142,7 @@ def _answer(call, flow, flavour):
     for signal in call.signals:
         _note_reader(signal, layer, rule)
     results = rule(flow, call)
-    if id(layer) in flow.resized and not layer.weights:
+    if id(layer) in flow.resized and not getattr(layer, "weights", ()):
         flow.entered(layer, call.signals)  # its settings are those of all its calls
     return [results] if isinstance(results, Signal) else list(results)
 
