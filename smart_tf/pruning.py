@@ -55,8 +55,8 @@ def prune(
         method: `"smart"`, `"paper"` (SMART with the paper's settings), `"magnitude"`,
             `"pdp"`, `"pas"`, `"awg"`, `"acdc"`, or a `smart_tf.methods.Method`.
         filters: Which layers: a regular expression that is searched in their paths,
-            a list of names or layers, a function `layer -> bool`, or a
-            `tfmot...PruningPolicy`. Default: all.
+            a list of layers and nested models or their names, a function `layer ->
+            bool`, or a `tfmot...PruningPolicy`. Default: all.
         budget: What sparsity counts: `"weights"`, `"macs"` (multiply-accumulates), or
             a function from a kernel (`smart_tf.prunable.PrunableWeight`) to what its
             blocks cost, a number or an array of the shape of the grid of blocks.
