@@ -128,7 +128,7 @@ class Pruner:
             Whether this call froze the masks. `frozen_after` is the number of updates
             by then, and `gap_at_freeze` the `mask_gap` just before.
         """
-        if self.updates_per_step is None and not self._is_over:
+        if self.updates_per_step is None and updates > 0 and not self._is_over:
             made = self.ranking.step - self._updates_at_most
             self.updates_per_step = max(1, -(-made // updates))
         self._updates_at_most += updates * (self.updates_per_step or 1)
