@@ -194,8 +194,10 @@ def zero_some(model, biases):
 def test_the_outputs_stay_the_same(builder, biases):
     model = randomise(builder())
     zero_some(model, biases)
-    small = smart_tf.shrink(model)
-    assert_same_outputs(model, small, inputs_for(model))
+    small, x = smart_tf.shrink(model), inputs_for(model)
+    assert_same_outputs(model, small, x)
+    # Called without `training`, a layer inside follows what the graph says of it.
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
@@ -203,8 +205,10 @@ def test_any_part_of_a_group_can_go(builder):
     model = randomise(builder())
     groups = find_groups(model)
     rng = np.random.default_rng(5)
-    for group in groups:
-        gone = rng.permutation(group.channels)[: rng.integers(1, len(group.channels))]
+    for number, group in enumerate(groups):
+        # Not as many in one as in the next.
+        size = 1 + number % (len(group.channels) - 1)
+        gone = rng.permutation(group.channels)[:size]
         for made in groups.slices:
             slices = np.isin(made.channels, gone)
             value = np.moveaxis(made.variable.numpy().copy(), made.axis, 0)

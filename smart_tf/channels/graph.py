@@ -134,7 +134,7 @@ def _run(model, inputs, flow, flavour):
 def _answer(call, flow, flavour):
     layer = call.layer
     if flavour.is_model(layer) and flavour.is_graph_model(layer):
-        signals = _inputs_in_order(call, layer)
+        signals = _inputs_in_order(call, layer, flavour)
         if signals is not None and not call.argument("training", 1):
             return _run(layer, signals, flow, flavour)
     flow.met(layer)
@@ -147,12 +147,11 @@ def _answer(call, flow, flavour):
     return [results] if isinstance(results, Signal) else list(results)
 
 
-def _inputs_in_order(call, model):
+def _inputs_in_order(call, model, flavour):
     """The signals that a nested model is called with, in the order of its inputs;
     None if they are not told apart."""
     given = call.args[0] if call.args else None
-    wanted = getattr(model, "_inputs_struct", getattr(model, "_nested_inputs", None))
-    if not isinstance(given, dict) or isinstance(wanted, dict):
+    if not isinstance(given, dict) or isinstance(flavour.inputs_of(model), dict):
         return call.signals
     names = [tensor.name for tensor in model.inputs]
     return [given[name] for name in names] if set(names) <= set(given) else None

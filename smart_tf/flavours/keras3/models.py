@@ -137,6 +137,11 @@ def calls(model):
                 yield node.operation, arguments.args, arguments.kwargs, node.outputs
 
 
+def inputs_of(model):
+    """The inputs of a graph model, nested as it was made with them."""
+    return getattr(model, "_inputs_struct", None)  # a `Sequential` has one input
+
+
 def set_attribute(model, name, value):
     """Sets an attribute of a built model, without the tracking of a second layer."""
     object.__setattr__(model, name, value)

@@ -48,6 +48,11 @@ def calls(model):
                 yield node.layer, node.call_args, node.call_kwargs, outputs
 
 
+def inputs_of(model):
+    """As `smart_tf.flavours.keras3.inputs_of`."""
+    return model._nested_inputs
+
+
 def set_attribute(model, name, value):
     """Sets an attribute of a model, and keeps the order of its layers and weights."""
     old, tracked = getattr(model, name), list(model._self_tracked_trackables)
