@@ -122,27 +122,27 @@ class Search:
         logits = ranking.shared_logits()
         kernels = [tf.convert_to_tensor(m.weight.variable) for m in ranking.masks]
         kernels = [tf.cast(kernel, tf.float32) for kernel in kernels]
-        # Variables are read here, and not in the branch that may be left out.
-        x = self._logits(logits)
-        problem = self._problem(x, last)
+        # Variables are read here, and not in the branch that may be left out. What
+        # goes in and comes out layer by layer keeps the code of alike layers alike, and
+        # XLA compiles that once.
+        parts = self._logits(logits)
 
         def soft():
-            now, f = self._solved(problem, state, last)
-            return now.a, now.s, self._soft_masks(kernels, now, logits, f)
+            x = _joined(parts) if parts else None
+            now, f = self._solved(self._problem(x, last), state, last)
+            return now.a, now.s, *self._soft_masks(kernels, now, logits, f)
 
         def hard():
-            masks = _joined(m.mask for m in ranking.masks)
-            return last.a, last.s, masks if x is None else _detached(masks, x)
+            masks = [tf.convert_to_tensor(m.mask) for m in ranking.masks]
+            return last.a, last.s, *_detached(masks, parts)
 
-        a, s, row = tf.cond(searching, soft, hard)
-        sizes = [m.costs.size for m in ranking.masks]
-        pairs = zip(ranking.masks, tf.split(row, sizes), strict=True)
-        outlets = self._outlets(kernels, row, searching)
+        a, s, *masks = tf.cond(searching, soft, hard)
+        outlets = self._outlets(kernels, masks, searching)
         return Step(
             searching,
             tf.stack(state._replace(a=a, s=s)),
             logits,
-            {m: tf.reshape(part, m.costs.shape) for m, part in pairs},
+            dict(zip(ranking.masks, masks, strict=True)),
             dict(zip(ranking.masks, outlets, strict=True)),
         )
 
@@ -162,11 +162,13 @@ class Search:
         return tf.logical_and(searching, last_phase < FROZEN), temperature
 
     def _logits(self, shared):
-        """The logits of all blocks in a row, or those of channels; None without any."""
+        """List of the logits of each kernel, or of the channels; empty without any."""
         ranking = self._ranking
-        if shared is not None or not ranking.layers[0].method.has_logits:
-            return shared
-        return _joined(m.logits for m in ranking.ranked) if ranking.ranked else None
+        if not ranking.layers[0].method.has_logits:
+            return []
+        if shared is not None:
+            return [tf.convert_to_tensor(shared)]
+        return [tf.convert_to_tensor(m.logits) for m in ranking.ranked]
 
     def _problem(self, x, last):
         """Logits, budget and costs (None: all 1) of eq. 2; None if it is not asked."""
@@ -193,16 +195,16 @@ class Search:
         return state._replace(a=a, s=s), f
 
     def _soft_masks(self, kernels, state, logits, f):
-        """The masks of all kernels in a row, while the search lasts."""
-        ranking = self._ranking
-        if f is not None and ranking.ranked == ranking.masks:
-            return f  # Not taken apart and joined again.
-        own = dict(zip(ranking.masks, kernels, strict=True))
+        """List of the masks of all kernels, while the search lasts."""
+        own = dict(zip(self._ranking.masks, kernels, strict=True))
         found = self._masks_of_groups(own, state) | self._masks_of_shares(f)
-        return _joined(
-            found[m] if m in found else m.soft(kernel, state, logits)
+        return [
+            tf.reshape(
+                found[m] if m in found else m.soft(kernel, state, logits),
+                m.costs.shape,
+            )
             for m, kernel in own.items()
-        )
+        ]
 
     def _masks_of_groups(self, kernels, state):
         """Dict from each mask of an N:M structure to a tensor."""
@@ -222,47 +224,51 @@ class Search:
         parts = tf.split(f, [m.costs.size for m in ranking.ranked])
         return dict(zip(ranking.ranked, parts, strict=True))
 
-    def _outlets(self, kernels, row, searching):
+    def _outlets(self, kernels, masks, searching):
         """For each mask, a tensor into which the gradient of its kernel is let.
 
         One branch decides for all kernels whether the gradients of masks are computed
         (eq. 6). A branch in every layer costs more than the gradient of a small layer.
         """
+        of = self._ranking.masks
 
         @tf.custom_gradient
-        def outlets(row):
+        def outlets(*masks):
             def gradient(*upstreams):
-                each = zip(self._ranking.masks, kernels, upstreams, strict=True)
+                each = list(zip(of, kernels, upstreams, strict=True))
                 return tf.cond(
                     searching,
-                    lambda: _joined(
-                        m.mask_gradient(kernel, u) for m, kernel, u in each
-                    ),
-                    lambda: tf.zeros_like(row),
+                    lambda: [m.mask_gradient(kernel, u) for m, kernel, u in each],
+                    lambda: [tf.zeros_like(mask) for mask in masks],
                 )
 
             return [tf.identity(kernel) for kernel in kernels], gradient
 
-        return outlets(row)
+        return outlets(*masks)
 
 
 def _joined(values):
-    """Variables or tensors of any shapes in a row."""
-    return tf.concat([tf.reshape(tf.convert_to_tensor(v), [-1]) for v in values], 0)
+    """Tensors of any shapes in a row."""
+    return tf.concat([tf.reshape(value, [-1]) for value in values], 0)
 
 
-def _detached(masks, x):
-    """The masks, with a gradient for `x` that is there, and 0.
+def _detached(masks, logits):
+    """The masks, with a gradient for the logits that is there, and 0.
 
     Without one, a training loop that runs eagerly would be told that it is missing.
     """
-    masks = tf.stop_gradient(masks)
+    if not logits:
+        return masks
+    masks = [tf.stop_gradient(mask) for mask in masks]
 
     @tf.custom_gradient
-    def attach(x):
-        return tf.identity(masks), lambda upstream: tf.zeros_like(x)
+    def attach(*logits):
+        def gradient(*_):
+            return [tf.zeros_like(x) for x in logits]
 
-    return attach(x)
+        return [tf.identity(mask) for mask in masks], gradient
+
+    return attach(*logits)
 
 
 class _Shared:
