@@ -40,8 +40,9 @@ def block_prices(model, layers, structure, budget):
     owned, chosen = set(), {}
     for layer in layers:
         prices = []
-        for weight in _kernels(layer, structure):
-            is_new = id(weight.variable) not in owned
+        trainable = {id(w.variable) for w in prunable.prunable_weights(layer)}
+        for weight in prunable.kernels(layer, structure):
+            is_new = id(weight.variable) in trainable - owned
             owned.add(id(weight.variable))
             prices.append(price_of(weight) if is_new else None)
         if any(price is not None for price in prices):
@@ -59,17 +60,11 @@ def priced_kernels(layers, structure, prices):
         prices: What `block_prices` found for them.
     """
     for layer in layers:
-        weights = list(_kernels(layer, structure))
+        weights = prunable.kernels(layer, structure)
         own = prices[id(layer)].get("prices", [1.0] * len(weights))
         for weight, price in zip(weights, own, strict=True):
             if price is not None:
                 yield layer, weight, price
-
-
-def _kernels(layer, structure):
-    for weight in prunable.prunable_weights(layer):
-        if structure.supports(tuple(weight.variable.shape), weight.layout) is None:
-            yield weight
 
 
 def _price_of_weights(weight):

@@ -105,22 +105,16 @@ class MaskedLayer:
             )
         for index, mask in enumerate(self.weight_masks):
             mask.user_constraint = mask.weight.variable.constraint
-            if mask.weight.variable.trainable:
-                self._set_constraint(
-                    mask.weight.variable, _Projection(self, mask, steps=index == 0)
-                )
+            projection = _Projection(self, mask, steps=index == 0)
+            self._set_constraint(mask.weight.variable, projection)
         Ranking([self]).initialise_logits()
 
     def _masked_weights(self):
         """Pairs of a `PrunableWeight` and the settings of its `ChannelMask`, or {}."""
         if self.channels is None:
-            prices = iter(self.prices or ())
-            for weight in prunable.prunable_weights(self.layer):
-                shape = tuple(weight.variable.shape)
-                if self.structure.supports(shape, weight.layout) is None:
-                    price = next(prices) if self.prices else 1.0
-                    if price is not None:
-                        yield weight, {"price": price}
+            for weight, price in self._priced_kernels():
+                if price is not None:
+                    yield weight, {"price": price}
             return
         for settings in map(dict, self.channels):
             variable = self.layer.weights[settings.pop("weight")]
@@ -128,6 +122,18 @@ class MaskedLayer:
             grid = self.structure.grid_shape(tuple(variable.shape), weight.layout)
             settings["channels"] = np.reshape(settings["channels"], grid)
             yield weight, settings
+
+    def _priced_kernels(self):
+        """Pairs of a `PrunableWeight` and its price, None where it is not masked.
+
+        The prices are saved, so that a layer that is frozen later on, and loaded then,
+        gets the masks that it had.
+        """
+        kernels = prunable.kernels(self.layer, self.structure)
+        if self.prices is None:
+            masked = {id(w.variable) for w in prunable.prunable_weights(self.layer)}
+            self.prices = [1.0 if id(w.variable) in masked else None for w in kernels]
+        return zip(kernels, self.prices, strict=True)
 
     def _weight_along(self, variable, axis):
         """A variable with channels along an axis; None: those a kernel makes."""
@@ -231,8 +237,7 @@ class MaskedLayer:
     def release(self):
         """Gives the wrapped layer its own constraints back."""
         for mask in self.weight_masks:
-            if mask.weight.variable.trainable:
-                self._set_constraint(mask.weight.variable, mask.user_constraint)
+            self._set_constraint(mask.weight.variable, mask.user_constraint)
 
 
 class _Projection:

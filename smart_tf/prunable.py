@@ -156,7 +156,28 @@ def prunable_weights(layer):
         ValueError: If a layer declares a weight that it does not hold.
     """
     trainable = {id(v) for v in _variables(layer, "trainable_variables")}
-    return [w for w in _candidates(layer) if id(w.variable) in trainable]
+    return [w for w in kernels(layer) if id(w.variable) in trainable]
+
+
+def kernels(layer, structure=None):
+    """Like `prunable_weights`, those that are not trainable included.
+
+    Args:
+        layer: A layer or model of Keras 3 or tf_keras.
+        structure: `smart_tf.structures.Structure` that has to fit them, or None.
+
+    Returns:
+        A list of `PrunableWeight`, each variable once.
+    """
+    found = {}
+    for owner in _walk(layer, set()):
+        for weight in _own_weights(owner):
+            found.setdefault(id(weight.variable), weight)
+    return [w for w in found.values() if structure is None or _fits(structure, w)]
+
+
+def _fits(structure, weight):
+    return structure.supports(tuple(weight.variable.shape), weight.layout) is None
 
 
 def why_not(layer):
@@ -173,7 +194,7 @@ def why_not(layer):
     weights = _variables(layer, "weights")
     if not weights:
         return None if layer.built else "not built"
-    if _candidates(layer):
+    if kernels(layer):
         return "not trainable"
     if _declaration(layer):
         return "declares no prunable weights"
@@ -185,15 +206,6 @@ def why_not(layer):
     if not _variables(layer, "trainable_variables"):
         return "not trainable"
     return "unknown layer: teach it with smart_tf.register_prunable"
-
-
-def _candidates(layer):
-    """Like `prunable_weights`, frozen ones included."""
-    found = {}
-    for owner in _walk(layer, set()):
-        for weight in _own_weights(owner):
-            found.setdefault(id(weight.variable), weight)
-    return list(found.values())
 
 
 def _walk(layer, seen):

@@ -264,7 +264,7 @@ def _detached(masks, logits):
     @tf.custom_gradient
     def attach(*logits):
         def gradient(*_):
-            return [tf.zeros_like(x) for x in logits]
+            return [tf.zeros(x.shape) for x in logits]
 
         return [tf.identity(mask) for mask in masks], gradient
 

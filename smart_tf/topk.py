@@ -109,7 +109,10 @@ def with_gradient(f, x, temperature, costs=None):
         Tensor with the values of `f`. Asking for a second-order gradient raises
         `NotImplementedError`.
     """
-    f = tf.stop_gradient(f)
+    # In a branch of a graph, a persistent tape knows only what was made there.
+    f, x = tf.stop_gradient(f), tf.identity(x)
+    costs = costs if costs is None else tf.identity(costs)
+    steepness = 1.0 / tf.cast(temperature, tf.float32)
 
     @tf.custom_gradient
     def pull_back(g, x):
@@ -117,11 +120,10 @@ def with_gradient(f, x, temperature, costs=None):
         v = f * (1.0 - f)
         ratio = tf.math.divide_no_nan(row_sum(v * g), row_sum(weighted(costs, v)))
         shared = weighted(costs, tf.cast(ratio, tf.float32))
-        pulled = v * (g - shared) * (1.0 / tf.cast(temperature, tf.float32))
-        return pulled, _no_second_order
+        return v * (g - shared) * steepness, _no_second_order
 
     @tf.custom_gradient
-    def attach(x):
+    def attach(_):
         # The gradient of a gather is sparse.
         return tf.identity(f), lambda g: pull_back(tf.convert_to_tensor(g), x)
 

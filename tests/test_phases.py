@@ -537,11 +537,11 @@ class InterruptAt(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    "traced",
-    [True, pytest.param(False, marks=pytest.mark.slow)],
-    ids=["graph", "eager"],
+    ("traced", "persistent"),
+    [(True, False), (True, True), pytest.param(False, False, marks=pytest.mark.slow)],
+    ids=["graph", "persistent tape", "eager"],
 )
-def test_a_custom_loop_takes_the_same_course_as_fit(traced):
+def test_a_custom_loop_takes_the_same_course_as_fit(traced, persistent):
     schedule = smart_tf.TemperatureSchedule(1, 5, 1.0, 0.05)
     fitted = pruned_mlp(keras.optimizers.Adam(1e-2))
     callback = smart_tf.SmartPruningCallback(schedule=schedule)
@@ -554,7 +554,7 @@ def test_a_custom_loop_takes_the_same_course_as_fit(traced):
     loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def train_step(x, y):
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=persistent) as tape:
             loss = loss_fn(y, model(x, training=True))
         variables = model.trainable_variables
         gradients = tape.gradient(loss, variables)

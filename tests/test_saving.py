@@ -191,6 +191,39 @@ def test_stripped_models_are_saved_as_if_never_pruned(kind, tmp_path):
     assert [v.path for v in stripped.variables] == paths
 
 
+def test_a_layer_that_is_frozen_later_is_saved_with_its_masks(tmp_path):
+    model = new_model()
+    fit(model, callback())
+    model.layers[0].trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(output(loaded, X), output(model, X))
+    assert smart_tf.report(loaded).sparsity == smart_tf.report(model).sparsity
+    loaded.layers[0].trainable = True
+    loaded = compiled(loaded, keras.optimizers.Adam(1e-2))
+    before = weights(loaded)
+    fit(loaded, callback(), epochs=1)
+    assert zeros(loaded) == zeros(model) > 0.7
+    assert any((a != b).any() for a, b in zip(before, weights(loaded), strict=True))
+
+
+def test_a_part_that_was_frozen_before_stays_without_masks_when_it_is_loaded(tmp_path):
+    inputs = keras.Input((6, 8))
+    both = keras.layers.Bidirectional(keras.layers.LSTM(8))
+    model = keras.Model(inputs, both(inputs))
+    both.forward_layer.trainable = False
+    pruned = smart_tf.prune(model, 0.5, "4x4")
+    both = pruned.layers[1]
+    assert all("backward" in m.weight.name for m in both.weight_masks)
+    both.layer.backward_layer.trainable = False
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras").layers[1]
+    shapes = [[m.mask.shape for m in layer.weight_masks] for layer in (both, loaded)]
+    assert shapes[0] == shapes[1]
+    assert all("backward" in m.weight.name for m in loaded.weight_masks)
+
+
 def test_a_pruned_model_is_rebuilt_from_its_config():
     model = smart_tf.prune(mlp(), 0.6, "2x8", max_layer_sparsity=0.9)
     again = keras.Sequential.from_config(model.get_config())

@@ -33,9 +33,9 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
         method: Method name or object.
         schedule: `TemperatureSchedule`, or None.
         max_layer_sparsity: Float, or None.
-        prices: List with what a weight of each pruned kernel costs in the budget: a
-            number, or nested lists with one for each block; None for a kernel that
-            another layer holds and masks. Default: 1.
+        prices: List with what a weight of each kernel costs in the budget: a number, or
+            nested lists with one for each block; None for a kernel that is not masked,
+            since another layer masks it, or it was not trainable. Default: 1.
         channels: List of dicts that `smart_tf.prune` makes: which channels of the model
             run along which weights of the layer. By hand, leave it out.
         coupling: `smart_tf.coupling.Coupling` that `smart_tf.prune` makes, for the one
