@@ -11,6 +11,7 @@ from rich.table import Table
 from smart_tf import export, plots, prunable
 from smart_tf.channels import find_groups
 from smart_tf.printing import render
+from smart_tf.report import numbered
 from smart_tf.rewrite import parts
 
 
@@ -21,8 +22,8 @@ class Comparison:
     Attributes:
         names: Tuple of the two models' names.
         parameters: Tuple of integers.
-        macs: Tuple of floats, multiply-accumulates for one example, or None where the
-            inputs have unknown sizes.
+        macs: Tuple of floats, multiply-accumulates for one example, or None where they
+            cannot be counted.
         widths: Dict from the path of a kernel to the tuple of its output channels.
         files: Dict from `"float32"` or `"int8"` to a dict with `bytes`, `gzip_bytes`
             (tuples of integers) and `latency_ratio` (float: time of the second over
@@ -123,22 +124,23 @@ def compare(original, small, files=True, representative_data=None):
 
 
 def _macs(models):
-    if any(None in tensor.shape[1:] for model in models for tensor in model.inputs):
+    try:
+        return tuple(find_groups(model).costs("macs").total() for model in models)
+    except ValueError:  # They cannot be counted.
         return None
-    return tuple(find_groups(model).costs("macs").total() for model in models)
 
 
 def _widths(model):
     """Dict from the paths of kernels to how many output channels they make."""
-    widths = {}
+    names, widths = [], []
     for layer in parts(model):
         for weight in prunable.prunable_weights(layer):
             shape = weight.variable.shape
-            outputs = math.prod(shape[axis] for axis in weight.layout.outputs)
+            widths.append(math.prod(shape[axis] for axis in weight.layout.outputs))
             owner, name = weight.owner.name, weight.variable.name.split("/")[-1]
             path = layer.name if owner == layer.name else f"{layer.name}/{owner}"
-            widths[f"{path}/{name.split(':')[0]}"] = int(outputs)
-    return widths
+            names.append(f"{path}/{name.split(':')[0]}")
+    return dict(zip(numbered(names), widths, strict=True))
 
 
 def _files(models, quantize, data):

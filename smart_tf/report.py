@@ -270,6 +270,11 @@ def kernel_names(weights):
         owner = getattr(weight.owner, "path", weight.owner.name)
         kernel = weight.variable.name.split("/")[-1].split(":")[0]
         names.append(f"{owner}/{kernel}")
+    return numbered(names)
+
+
+def numbered(names):
+    """Names with a number on those that were there before."""
     before = [names[:place].count(name) for place, name in enumerate(names)]
     return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
 

@@ -1,5 +1,7 @@
 """`find_groups`: which channels go together, against small graphs done by hand."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -252,10 +254,43 @@ def test_costs_that_cannot_be_counted():
     y = layers.Conv2D(4, 3, name="conv")(x)
     groups = find_groups(keras.Model(x, layers.Conv2D(2, 1)(y)))
     assert groups.costs("params").total() == 9 * 3 * 4 + 4 + 4 * 2 + 2
-    with pytest.raises(ValueError, match="unknown sizes: MACs depend"):
+    with pytest.raises(ValueError, match="how often 'conv/kernel' multiplies"):
         groups.costs("macs")
     with pytest.raises(ValueError, match="Received: budget='flops'"):
         groups.costs("flops")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (layers.Bidirectional(layers.LSTM(8)), (5, 4), 2 * 5 * (4 + 8) * 4 * 8),
+        (layers.EinsumDense("abc,bcd->abd", (5, 8)), (5, 4), 5 * 4 * 8),
+        (layers.EinsumDense("abc,cde->abde", (5, 2, 8)), (5, 4), 5 * 4 * 2 * 8),
+        (layers.TimeDistributed(layers.Conv1D(8, 3)), (5, 6, 4), None),
+        (layers.RNN([layers.LSTMCell(8)]), (5, 4), None),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_layers_that_are_not_followed_cost_what_they_do_or_say_so(layer, shape, macs):
+    x = keras.Input(shape)
+    model = keras.Model(x, layer(layers.Dense(shape[-1], name="up")(x)))
+    up = math.prod(shape) * shape[-1]
+    costs = find_groups(model).costs
+    kernels = [v for v in model.weights if "kernel" in v.path]
+    assert costs("weights").total() == sum(math.prod(v.shape) for v in kernels)
+    if macs is None:
+        with pytest.raises(ValueError, match="how often '.*kernel' multiplies"):
+            costs("macs")
+        assert smart_tf.compare(model, model, files=False).macs is None
+    else:
+        assert costs("macs").total() == up + macs
+
+
+def test_channels_on_another_axis_are_counted():
+    x = keras.Input((6, 4))
+    y = layers.Permute((2, 1))(layers.Dense(8)(x))
+    model = keras.Model(x, layers.Dense(3)(y))
+    assert find_groups(model).costs("macs").total() == 6 * 4 * 8 + 8 * 6 * 3
 
 
 def test_a_model_with_unknown_sizes_is_shrunk():

@@ -386,6 +386,20 @@ def test_a_subclassed_model_has_no_graph():
     assert type(model.dense) is layers.Dense
 
 
+def test_a_comparison_numbers_kernels_of_equal_names():
+    def part(name):
+        x = keras.Input((8,))
+        return keras.Model(x, layers.Dense(8, name="fc")(x), name=name)
+
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dense(3, name="out")(part("b")(part("a")(x))))
+    assert smart_tf.compare(model, model, files=False).widths == {
+        "fc/kernel": (8, 8),
+        "fc/kernel_1": (8, 8),
+        "out/kernel": (3, 3),
+    }
+
+
 def test_a_network_beside_what_is_left_of_it():
     model = network()
     copy = keras.models.clone_model(model)

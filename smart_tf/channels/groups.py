@@ -89,7 +89,7 @@ class ChannelGroups:
 
         Raises:
             ValueError: If `kind` is none of these, or MACs cannot be counted since a
-                size of the model's inputs is unknown.
+                size of the model's inputs is unknown, or what a layer does.
         """
         return CutCosts(
             tuple(len(group.channels) for group in self.groups),
@@ -156,9 +156,11 @@ def _counted(flow, kind):
     if kind == "macs":
         for product in flow.products:
             if product.repeats is None:
+                name = getattr(product.variable, "path", None) or "a weight"
                 raise ValueError(
-                    "Argument `budget` must be 'weights' or 'params' for a model whose "
-                    "inputs have unknown sizes: MACs depend on them. Received: "
+                    "Argument `budget` must be 'weights' or 'params' for this model: "
+                    f"how often '{name}' multiplies is unknown, since its layer cannot "
+                    "be followed or the model's inputs have unknown sizes. Received: "
                     "budget='macs'"
                 )
             yield product.variable, product.repeats, product.ids

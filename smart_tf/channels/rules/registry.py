@@ -1,12 +1,21 @@
 """Which rule a layer or operator follows."""
 
 import functools
+import math
 
+from smart_tf import prunable
 from smart_tf.channels.signal import fixed
 
 _KERAS = ("keras.", "tf_keras.")
 _HOOKS = ("call", "convolution_op", "kernel", "embeddings", "_compute_attention")
 """What a subclass of a built-in layer may override to compute something else."""
+
+_AT_EACH_STEP = ("lstm", "gru", "simplernn")
+_AT_EACH_OUTPUT = (
+    *("dense", "einsumdense", "conv1d", "conv2d", "conv3d"),
+    *("depthwiseconv1d", "depthwiseconv2d"),
+)
+"""Layers whose kernels multiply as often as their outputs have steps or positions."""
 
 _RULES = {}
 _REGISTERED = {}
@@ -97,7 +106,25 @@ def not_followed(flow, call, reason="not followed"):
     for signal in call.signals:
         flow.close(signal, f"'{name}': {reason}")
     flow.holds(call.layer, f"'{name}': {reason}")
+    if getattr(call.layer, "weights", ()):
+        for kernel in prunable.kernels(call.layer):
+            flow.multiplies(kernel.variable, _repeats(call, kernel))
     return [fixed(shape) for shape in call.shapes]
+
+
+def _repeats(call, kernel):
+    """How often a kernel multiplies in a layer that is not followed; None: unknown."""
+    layer, shape = call.layer, call.shape
+    cells = layer.forward_layer if kind(layer) == "bidirectional" else layer
+    if kind(cells) in _AT_EACH_STEP:
+        return call.signals[0].shape[0]
+    if kind(layer) not in _AT_EACH_OUTPUT or None in shape:
+        return None
+    layout, sizes = kernel.layout, kernel.variable.shape
+    # An equation may share axes of the kernel with both sides, like those of a batch.
+    shared = kind(layer) == "einsumdense"
+    axes = set(range(len(sizes))) - set(layout.inputs) if shared else layout.outputs
+    return math.prod(shape) // math.prod(sizes[axis] for axis in axes)
 
 
 def closed(reason):
