@@ -17,9 +17,19 @@ def check_representative_data(data):
         raise TypeError(
             "Argument `representative_data` must be an array, a list, tuple or dict "
             "of arrays (one per input), a `tf.data.Dataset`, or a callable that "
-            "returns an iterator over batches of inputs. "
+            "returns a new iterator over batches of inputs. "
             f"Received: {data} (of type {type(data)})"
         )
+
+
+def input_dtype(data):
+    """The type of the input of a model that does not say it: that of ids and strings
+    in the representative data, else float32."""
+    first = () if data is None else next(_items(data), ())
+    for array in tf.nest.flatten(first):
+        dtype = np.asarray(array).dtype
+        return tf.as_dtype(dtype) if dtype.kind in "biuOSU" else tf.float32
+    return tf.float32
 
 
 def sample_batches(data, signature, limit=MAX_SAMPLES):
@@ -115,4 +125,15 @@ def _flat_arrays(item, signature):
                 f"{(None, *spec.shape[1:])} for input {spec.name!r}. "
                 f"Received: shape {array.shape}"
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                "Argument `representative_data` must be finite. "
+                f"Received: NaN or infinity for input {spec.name!r}"
+            )
+    rows = [len(array) for array in arrays]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            "Argument `representative_data` must hold as many rows for each input, "
+            f"{names}. Received: {rows} rows"
+        )
     return arrays
