@@ -59,7 +59,8 @@ def sample_batches(data, signature, limit=MAX_SAMPLES):
 
 
 def random_batches(signature, count, seed=0):
-    """`count` batches of made-up inputs: floats in [0, 1), integers 0 and 1."""
+    """`count` batches of made-up inputs: floats in [0, 1), integers (as
+    text for strings) 0 and 1."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         yield [
@@ -72,7 +73,8 @@ def random_array(shape, dtype, rng):
     shape = [size or 1 for size in shape]
     if np.issubdtype(dtype, np.floating):
         return rng.random(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
+    numbers = rng.integers(0, 2, shape)
+    return (numbers.astype(str) if dtype is object else numbers).astype(dtype)
 
 
 def verification_batches(data, signature, count):

@@ -66,7 +66,7 @@ class Signature:
         return self.function().get_concrete_function()
 
     def trackable(self):
-        """A module that owns the model's variables.
+        """A module that owns the model's variables and lookup tables.
 
         The converter freezes only what hangs on the object that it is given, and a
         Keras 3 model is not such an object: its weights would come out as NaN.
@@ -76,6 +76,9 @@ class Signature:
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self.model.variables
         ]
+        resource = tf.saved_model.experimental.TrackableResource
+        descendants = tf.train.TrackableView(self.model).descendants()
+        module.resources = [x for x in descendants if isinstance(x, resource)]
         return module
 
 
