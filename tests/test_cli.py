@@ -2,6 +2,7 @@
 
 import argparse
 import configparser
+import dataclasses
 import json
 import os
 import pathlib
@@ -127,7 +128,7 @@ def test_the_same_seed_prunes_the_same_way(folder, capsys):
     [
         ("", "16x8"),
         ("--target ethos-u85", "2:4"),
-        ("--target ethos-u85 --structure 8x4", "8x4"),
+        ("--structure 8x4", "8x4"),
     ],
 )
 def test_a_target_brings_its_structure(folder, capsys, monkeypatch, options, structure):
@@ -168,6 +169,11 @@ def test_a_diverged_result_is_refused(folder, capsys):
         ("model.keras out.keras --data data.npz --sparsity 1.5", r"in \[0, 1\)"),
         ("model.keras out.keras --data data.npz --budget params", "`budget` must be"),
         ("model.keras out.keras", "--data"),
+        (
+            "model.keras out.keras --data data.npz --structure channel --target "
+            "ethos-u85",
+            "--target: not allowed with argument --structure",
+        ),
     ],
 )
 def test_prune_refuses_before_it_trains(folder, capsys, monkeypatch, line, message):
@@ -184,6 +190,8 @@ def test_prune_refuses_before_it_trains(folder, capsys, monkeypatch, line, messa
         ({"y_test": Y[:3]}, "equally long"),
         ({"y_train": Y[:64] + 1}, "integers from 0 to 3"),
         ({"y_train": np.eye(4)[Y[:64]]}, "integers from 0 to 3"),
+        ({"x_test": np.where(X[64:] > 1, np.nan, X[64:])}, "`x_test` must be finite"),
+        ({"x_train": np.where(X[:64] > 1, np.inf, X[:64])}, "`x_train` must be finite"),
     ],
 )
 def test_arrays_that_do_not_fit_the_model(folder, capsys, changes, message):
@@ -228,6 +236,19 @@ def test_one_hot_labels_are_for_losses_that_want_them(folder):
     assert data.Expected.of(mlp(), keras.losses.MeanSquaredError()) == expected("any")
 
 
+def test_labels_of_a_binary_loss_are_from_0_to_1(folder):
+    wanted = data.Expected.of(mlp(), keras.losses.BinaryCrossentropy())
+    assert wanted == data.Expected.of(mlp(), "binary_crossentropy")
+    with pytest.raises(ValueError, match="numbers from 0 to 1.* from 0 to 3"):
+        data.load("data.npz", wanted, data.Settings())
+    np.savez("binary.npz", x=X, y=Y > 1)
+    train, _ = data.load("binary.npz", wanted, data.Settings())
+    assert set(whole(train)[1]) == {False, True}
+    np.savez("numbers.npz", x=X, y=np.where(Y > 1, np.nan, Y))
+    with pytest.raises(ValueError, match="`y` must be finite"):
+        data.load("numbers.npz", expected("any"), data.Settings())
+
+
 def write_images(folder, count=5):
     for name, value in (("cats", 10), ("dogs", 200)):
         (folder / name).mkdir(parents=True)
@@ -238,15 +259,23 @@ def write_images(folder, count=5):
 
 def test_a_folder_of_images(tmp_path):
     write_images(tmp_path / "all")
-    wanted = expected(shape=(12, 12, 3), units=2)
-    train, test = data.load(str(tmp_path / "all"), wanted, data.Settings())
+
+    def load(labels="integers", units=2, **settings):
+        wanted = expected(labels, (12, 12, 3), units)
+        return data.load(str(tmp_path / "all"), wanted, data.Settings(**settings))
+
+    train, test = load()
     (x, y), (x_test, _) = whole(train), whole(test)
     assert x.shape == (8, 12, 12, 3) and x_test.shape == (2, 12, 12, 3)
     assert ((x.mean(axis=(1, 2, 3)) > 100) == y).all()
     means = np.concatenate([x, x_test]).mean(axis=(1, 2, 3)).round()
     assert sorted(means) == [*range(10, 15), *range(200, 205)]
     with pytest.raises(ValueError, match="one for each output"):
-        data.load(str(tmp_path / "all"), expected(shape=(12, 12, 3)), data.Settings())
+        load(units=4)
+    assert [len(whole(part)[0]) for part in load(held_out=0)] == [10, 10]
+    shutil.copytree(tmp_path / "all" / "cats", tmp_path / "all" / "birds")
+    with pytest.raises(ValueError, match="the same 2 classes"):
+        load("binary", units=1)
 
 
 def test_a_folder_that_says_what_to_test_on(tmp_path):
@@ -369,9 +398,13 @@ def test_export_writes_what_the_library_writes(folder, capsys):
 def test_export_of_masks(folder, capsys):
     line = "export channels.keras masks.npz --to masks"
     assert "--structure" in refused(line, capsys)
+    line = f"{line} --structure channel"
     pathlib.Path("masks.json").write_text("{}")
-    assert "masks.json" in refused(f"{line} --structure channel", capsys)
-    run(f"{line} --structure channel --force", capsys)
+    for options in ("", "--force"):
+        assert "masks.json" in refused(f"{line} {options}", capsys)
+    pathlib.Path("masks.json").unlink()
+    run(line, capsys)
+    run(f"{line} --force", capsys)
     with np.load("masks.npz") as masks:
         (name,) = [name for name in masks if "second" in name]
         assert (masks[name].ravel() == [False] * 4 + [True] * 12).all()
@@ -382,7 +415,18 @@ def test_export_of_masks(folder, capsys):
     [
         ("--to onnx --quantize int8", "--quantize cannot be given with --to onnx"),
         ("--target ethos-u85 --sparse", "--sparse cannot be given with --target"),
-        ("--to tflite --quantize int8", "`representative_data` must be given"),
+        ("--to tflite --quantize int8", "`--data` must be given"),
+        ("--to ethos-u", "`--data` must be given with --to ethos-u"),
+        ("--target cpu-tflite", "`--data` must be given with --target cpu-tflite"),
+        ("--to tflite --rescale 1/255", "`--rescale` must be given with `--data`"),
+        (
+            "--to ethos-u --quantize float16 --data images.npz",
+            "`--quantize` must be one of int8 with --to ethos-u",
+        ),
+        (
+            "--to openvino --quantize int8 --data images.npz",
+            "`--quantize` must be one of float16 with --to openvino",
+        ),
         ("--to tflite --data gone.npz", "--data"),
         ("--to tflite --target flash-size", "not allowed with"),
         ("", "--to --target"),
@@ -390,6 +434,18 @@ def test_export_of_masks(folder, capsys):
 )
 def test_export_refuses(folder, capsys, options, message):
     assert message in refused(f"export channels.keras out.tflite {options}", capsys)
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_export_measures_ranges_on_all_of_the_data(folder, capsys, monkeypatch, count):
+    def to_tflite(model, path, representative_data, **options):
+        raise ValueError(str(len(whole(representative_data)[0])))
+
+    route = dataclasses.replace(commands.ROUTES["tflite"], write=to_tflite)
+    monkeypatch.setitem(commands.ROUTES, "tflite", route)
+    np.savez("some.npz", x=images(count))
+    line = "export channels.keras out.tflite --to tflite --quantize int8"
+    assert refused(f"{line} --data some.npz", capsys).endswith(f"error: {count}")
 
 
 @pytest.mark.parametrize("goal", ["--to ethos-u", "--target ethos-u55-128"])
@@ -417,6 +473,15 @@ def test_classes_that_are_not_known(folder, capsys):
 
     keras.Sequential([keras.Input((4,)), Own(3)]).save("own.keras")
     assert "Own" in refused("report own.keras", capsys)
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.weights.h5", "metadata.json"])
+def test_a_broken_file_is_named(folder, capsys, part):
+    content = pathlib.Path("model.keras").read_bytes()
+    place = content.index(part.encode()) + len(part) + 9
+    broken = content[:place] + b"\xff" * 4 + content[place + 4 :]
+    pathlib.Path("broken.keras").write_bytes(broken)
+    assert "MODEL='broken.keras'" in refused("report broken.keras", capsys)
 
 
 def test_an_interrupted_command_says_so(folder, capsys, monkeypatch):

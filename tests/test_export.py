@@ -114,6 +114,47 @@ def test_dict_models_and_subclassed_models_export(tmp_path):
     assert export.to_tflite(model, tmp_path / "sub.tflite").max_difference < 1e-5
 
 
+class Bag(keras.Model):
+    """Of ids, which Keras 3 does not remember to be integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = keras.layers.Embedding(1000, 8)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, inputs):
+        return self.dense(keras.ops.mean(self.embedding(inputs), axis=1))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: [x],
+        lambda x: tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(5),
+        lambda x: lambda: (row[None] for row in x),
+    ],
+    ids=["array", "list", "dataset", "callable"],
+)
+def test_ids_of_a_subclassed_model_stay_integers(path, wrap):
+    ids = np.random.default_rng(0).integers(0, 1000, (16, 6), "int32")
+    model = Bag()
+    wanted = model(ids).numpy()
+    report = export.to_tflite(model, path, "int8", wrap(ids))
+    assert LiteRT(str(path)).get_input_details()[0]["dtype"] == np.int32
+    assert report.samples == 8
+    found = export.Interpreter(path).run(ids)
+    np.testing.assert_allclose(found, wanted, atol=0.05 * np.abs(wanted).max())
+
+
+def test_a_subclassed_model_s_input_is_float_unless_data_says_otherwise(path):
+    model = Bag()
+    model(np.zeros((1, 6), "int32"))
+    for data in (None, np.zeros((2, 6))):
+        export.to_tflite(model, path, representative_data=data)
+        assert LiteRT(str(path)).get_input_details()[0]["dtype"] == np.float32
+
+
 def test_attention_and_recurrent_models_keep_their_zeros(tmp_path):
     tokens = keras.Input((6, 16))
     x = keras.layers.MultiHeadAttention(2, 8)(tokens, tokens)
@@ -146,6 +187,28 @@ def test_representative_data_comes_in_many_shapes(path, wrap):
     assert scale == pytest.approx((x.max() - 0) / 255, rel=0.01)
     assert zero_point == -128
     assert report.samples == 8
+
+
+@pytest.mark.parametrize("row", [0, 40])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("quantize", ["int8", None])
+def test_representative_data_must_be_finite(path, monkeypatch, quantize, value, row):
+    def convert(*args):
+        raise AssertionError("infinity kills the process there")
+
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_concrete_functions", convert)
+    x = images(48)
+    x[row, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="`representative_data` must be finite"):
+        export.to_tflite(convnet(), path, quantize, x)
+
+
+@pytest.mark.parametrize("rows", [(6, 4), (6, 0), (0, 6)])
+def test_representative_data_has_as_many_rows_for_each_input(path, rows):
+    data = [np.zeros((n, width)) for n, width in zip(rows, (4, 6), strict=True)]
+    message = rf"as many rows for each input.*Received: \[{rows[0]}, {rows[1]}\] rows"
+    with pytest.raises(ValueError, match=message):
+        export.to_tflite(two_by_two(), path, "int8", data)
 
 
 def test_fixed_batches_loop_and_open_batches_grow(tmp_path):

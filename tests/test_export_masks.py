@@ -77,6 +77,19 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_not_of_the_masks_is_not_replaced(tmp_path):
+    masks, other = tmp_path / "masks.npz", tmp_path / "masks.json"
+    other.write_text("precious")
+    with pytest.raises(ValueError, match=r"`path` must .* move '.*masks.json' away"):
+        export.to_masks(golden(), masks, "16x8")
+    assert other.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [other]
+    other.unlink()
+    for structure in ("16x8", "2:4"):
+        export.to_masks(golden(), masks, structure)
+        assert read(masks)[1]["structure"] == structure
+
+
 def test_masks_that_do_not_read_back_are_not_left_behind(tmp_path, monkeypatch):
     def save_nothing(path, **kept):
         save(path, **{name: np.zeros_like(mask) for name, mask in kept.items()})

@@ -226,3 +226,23 @@ def test_benchmark_times_every_kind_of_file(tmp_path):
     report = export.benchmark(paths, rounds=2, round_seconds=0.001)
     assert [row.path for row in report.rows] == [str(path) for path in paths]
     assert all(row.median > 0 for row in report.rows)
+
+
+def test_openvino_replaces_no_weights_of_another_model(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="move '.*model.bin' away"):
+        export.to_openvino(convnet(), tmp_path / "model.xml")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.bin"]
+    assert (tmp_path / "model.bin").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("data", [None, np.array([["a"], ["other"]], object)])
+def test_saved_model_has_the_lookup_tables(tmp_path, data):
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"])
+    layers = [keras.layers.Embedding(3, 4), keras.layers.Flatten()]
+    words = keras.Input((1,), dtype="string", name="words")
+    model = keras.Model(words, keras.Sequential(layers)(lookup(words)))
+    export.to_saved_model(model, tmp_path / "model", data)
+    x = tf.constant([["b"], ["a"], ["other"]])
+    found = run_saved_model(str(tmp_path / "model"), {"words": x})
+    np.testing.assert_allclose(found["output_0"], model(x), atol=1e-6)

@@ -14,6 +14,7 @@ import smart_tf
 from smart_tf import export, flavours, targets
 from smart_tf.cli import data, models
 from smart_tf.export.staging import staged
+from smart_tf.export.tflite import TOLERANCE
 from smart_tf.printing import render
 
 
@@ -58,9 +59,9 @@ class PruneReport:
 
 def prune(options):
     """Prunes and fine-tunes a model; what is evaluated after is the file itself."""
-    structure = options.structure
-    if structure is None:
-        structure = targets.get(options.target).structure if options.target else "16x8"
+    structure = options.structure or "16x8"
+    if options.target:
+        structure = targets.get(options.target).structure
     with _output(options.out, options.force, ".keras") as path:
         keras.utils.set_random_seed(options.seed)
         model = models.load(options.model)
@@ -117,9 +118,10 @@ def inspect(options):
 def export_model(options):
     """Converts a model, by a format or by what a chip wants."""
     if options.target:
-        accelerator = targets.get(options.target).accelerator
-        beside = _VELA if accelerator else None
-        route = Route(_for_target, {"target", "data"}, beside)
+        target = targets.get(options.target)
+        beside = _VELA if target.accelerator else None
+        stored = (target.quantize,)
+        route = Route(_for_target, {"target", "data"}, beside, stored)
     else:
         route = ROUTES[options.to]
     given = {
@@ -127,25 +129,48 @@ def export_model(options):
         for name in ("quantize", "sparse", "structure", "accelerator", "target", "data")
         if (value := getattr(options, name))
     }
-    wrong = [f"--{name}" for name in given if name not in route.options]
-    if wrong:
-        goal = f"--target {options.target}" if options.target else f"--to {options.to}"
-        raise ValueError(f"{', '.join(wrong)} cannot be given with {goal}")
-    if "structure" in route.options and not options.structure:
-        raise ValueError(
-            "Argument `--structure` must be given with --to masks. Received: none"
-        )
+    goal = f"--target {options.target}" if options.target else f"--to {options.to}"
+    _check_given(given, route, goal, options.rescale)
     out = pathlib.Path(options.out)
     _check_new(out, options.force)
     if route.beside:
-        _check_new(out.with_name(out.stem + route.beside), options.force)
+        replaces = options.force and out.exists()
+        _check_new(out.with_name(out.stem + route.beside), replaces)
     model = _plain(models.load(options.model))
     if given.pop("data", None):
         expected = data.Expected.of(model)
-        settings = data.Settings(scale=options.rescale)
+        settings = data.Settings(held_out=0, scale=options.rescale)
         samples, _ = data.load(options.data, expected, settings)
         given["representative_data"] = samples
     return route.write(model, out, **given)
+
+
+def _check_given(given, route, goal, rescale):
+    """Raise unless the options are those of the route, and all that it needs."""
+    wrong = [f"--{name}" for name in given if name not in route.options]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} cannot be given with {goal}")
+    quantize = given.get("quantize", route.stored[0])
+    if quantize not in route.stored:
+        known = ", ".join(filter(None, route.stored))
+        raise ValueError(
+            f"Argument `--quantize` must be one of {known} with {goal}. "
+            f"Received: --quantize={quantize}"
+        )
+    if "structure" in route.options and "structure" not in given:
+        raise ValueError(
+            f"Argument `--structure` must be given with {goal}. Received: none"
+        )
+    if quantize == "int8" and "data" not in given:
+        raise ValueError(
+            f"Argument `--data` must be given with {goal} in int8: the ranges of the "
+            "activations are measured on it. Received: none"
+        )
+    if rescale != 1 and "data" not in given:
+        raise ValueError(
+            "Argument `--rescale` must be given with `--data`, whose inputs it "
+            f"multiplies. Received: --rescale={rescale} alone"
+        )
 
 
 def _to_ethos_u(model, path, quantize="int8", representative_data=None, **options):
@@ -170,23 +195,31 @@ class Route:
         write: Function of a model, a path and keyword arguments; returns a report.
         options: Set of the options of the command that it takes.
         beside: What the name of a second file ends in, or None.
+        stored: Tuple of how numbers can be stored, the default first; None is float32.
     """
 
     write: Callable
     options: set
     beside: str | None = None
+    stored: tuple = (None,)
 
 
 _VELA = "_vela.tflite"
 
 ROUTES = {
-    "tflite": Route(export.to_tflite, {"quantize", "sparse", "data"}),
+    "tflite": Route(
+        export.to_tflite, {"quantize", "sparse", "data"}, stored=tuple(TOLERANCE)
+    ),
     "onnx": Route(export.to_onnx, {"data"}),
-    "openvino": Route(export.to_openvino, {"quantize", "data"}, ".bin"),
+    "openvino": Route(
+        export.to_openvino, {"quantize", "data"}, ".bin", (None, "float16")
+    ),
     "saved_model": Route(export.to_saved_model, {"data"}),
-    "iree": Route(export.to_iree, {"quantize", "data"}),
+    "iree": Route(export.to_iree, {"quantize", "data"}, stored=(None, "int8")),
     "masks": Route(export.to_masks, {"structure"}, ".json"),
-    "ethos-u": Route(_to_ethos_u, {"quantize", "accelerator", "data"}, _VELA),
+    "ethos-u": Route(
+        _to_ethos_u, {"quantize", "accelerator", "data"}, _VELA, ("int8",)
+    ),
 }
 """What `--to` takes."""
 
@@ -206,7 +239,8 @@ def _check_new(out, force):
     if out.exists() and not force:
         raise ValueError(
             "Argument `OUT` must be a file that does not exist yet; --force replaces "
-            f"it. Received: OUT='{out}'"
+            "one that is there, with its file beside it (not that file alone). "
+            f"Received: OUT='{out}'"
         )
 
 

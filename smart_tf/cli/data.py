@@ -22,8 +22,9 @@ class Expected:
     Attributes:
         shape: Shape of one input, with None for sizes that are open.
         dtype: Type of the inputs.
-        labels: `"integers"` or `"one-hot"` for classes, `"any"` for numbers that the
-            loss does not restrict, `None` where labels are not needed.
+        labels: `"integers"` or `"one-hot"` for classes, `"binary"` for numbers from 0
+            to 1, `"any"` for numbers that the loss does not restrict, `None` where
+            labels are not needed.
         units: Length of the last axis of the outputs.
     """
 
@@ -60,8 +61,8 @@ class Settings:
 
     Attributes:
         batch_size: Integer.
-        held_out: Float in (0, 1), the share that is held out where the data does not
-            say itself what to test on.
+        held_out: Float in [0, 1), the share that is held out where the data does not
+            say itself what to test on; with 0, everything is in both parts.
         scale: Float that inputs are multiplied by.
         seed: Integer, for what is held out and for the order.
     """
@@ -117,6 +118,8 @@ def _labels(loss):
     name = (name or type(loss).__name__).replace("_", "").lower()
     if name.startswith("sparse"):
         return "integers"
+    if name.startswith("binary"):
+        return "binary"
     return "one-hot" if name.startswith("categorical") else "any"
 
 
@@ -161,6 +164,11 @@ def _arrays(file, split, expected):
             f"Arrays `x{split}` and `y{split}` must be equally long, and not empty. "
             f"Received: {len(x)} and {len(y)}"
         )
+    for name, array in ((f"x{split}", x), (f"y{split}", y)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"Array `{name}` must be finite. Received: NaN or infinity in it"
+            )
     units = expected.units
     if expected.labels == "integers" and not (
         y.dtype.kind in "iu" and y.min() >= 0 and y.max() < units
@@ -169,6 +177,13 @@ def _arrays(file, split, expected):
             f"Array `y{split}` must hold integers from 0 to {units - 1}, as the model "
             f"has {units} outputs and its loss is for such labels. Received: {y.dtype} "
             f"from {y.min()} to {y.max()}"
+        )
+    if expected.labels == "binary" and not (
+        y.dtype.kind in "biuf" and y.min() >= 0 and y.max() <= 1
+    ):
+        raise ValueError(
+            f"Array `y{split}` must hold numbers from 0 to 1, as the model's loss is "
+            f"binary. Received: {y.dtype} from {y.min()} to {y.max()}"
         )
     if expected.labels == "one-hot" and y.shape[-1:] != (units,):
         raise ValueError(
@@ -179,6 +194,8 @@ def _arrays(file, split, expected):
 
 
 def _split(x, y, settings):
+    if not settings.held_out:
+        return (x, y), (x, y)
     order = np.random.default_rng(settings.seed).permutation(len(x))
     held = round(settings.held_out * len(x))
     if not 0 < held < len(x):
@@ -210,12 +227,16 @@ def _read_folder(folder, expected, settings):
     if held and (folder / "train").is_dir():
         train = read(folder / "train", **options)
         test = read(folder / held, shuffle=False, **options)
-    else:
+    elif settings.held_out:
         share = {"validation_split": settings.held_out, "subset": "both"}
         train, test = read(folder, **share, **options)
+    else:
+        train = test = read(folder, **options)
     wanted = len(train.class_names)
     if expected.labels in ("integers", "one-hot"):
         wanted = expected.units
+    elif expected.labels == "binary":
+        wanted = 2
     if train.class_names != test.class_names or len(train.class_names) != wanted:
         raise ValueError(
             f"Argument `--data` must have the same {wanted} classes to train and to "
@@ -230,7 +251,9 @@ def _read_tfds(name, expected, settings):
     builder.download_and_prepare()
     held = next((split for split in _HELD_OUT if split in builder.info.splits), None)
     percent = round(100 * (1 - settings.held_out))
-    splits = ["train", held] if held else [f"train[:{percent}%]", f"train[{percent}%:]"]
+    splits = [f"train[:{percent}%]", f"train[{percent}%:]"]
+    if held or not settings.held_out:
+        splits = ["train", held or "train"]
 
     def fit(x, y):
         if len(expected.shape) == 3 and x.shape != expected.shape:

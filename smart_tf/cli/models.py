@@ -31,7 +31,13 @@ def load(path):
         keras = require("smart_tf.flavours.tf_keras", "tf-keras").keras
     else:
         keras = flavours.keras3.keras
-    return keras.models.load_model(path, compile=False)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # What is raised depends on where the file is broken.
+        raise ValueError(
+            "Argument `MODEL` must be a whole file, of classes that are known here. "
+            f"Received: MODEL={str(path)!r} ({error})"
+        ) from error
 
 
 def save(model, path, compile_config):
@@ -123,7 +129,7 @@ def _keras_version(path):
                 if "model_config" in file.attrs:
                     version = file.attrs["keras_version"]
                     return version.decode() if isinstance(version, bytes) else version
-    except KeyError:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
         pass
     found = "which is another" if os.path.exists(path) else "which is not there"
     raise ValueError(

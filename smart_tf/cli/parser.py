@@ -145,13 +145,14 @@ def _add_prune(command):
     what.add_argument(
         "--sparsity", type=float, help="fraction that goes; may be left out for N:M"
     )
-    what.add_argument(
+    shape = what.add_mutually_exclusive_group()
+    shape.add_argument(
         "--structure",
         type=_checked(structures.get),
         help="unstructured, OxI or OxIxHxW blocks, channel, or N:M of which N stay "
-        "(default: what --target wants, or 16x8)",
+        "(default: 16x8)",
     )
-    what.add_argument(
+    shape.add_argument(
         "--target", choices=targets.TARGETS, help="a chip, which chooses the structure"
     )
     what.add_argument(

@@ -97,11 +97,11 @@ def export(
     check_model(model)
     _check_data(representative_data, batch_size)
     with staged(path, conversion.makes_folder) as staging:
-        signature = get_signature(model, batch_size)
-        conversion.write(signature, staging)
+        signature = get_signature(model, batch_size, representative_data)
         batches = verification_batches(
             representative_data, signature, VERIFICATION_BATCHES
         )
+        conversion.write(signature, staging)
         difference, relative = _compare(conversion, signature, staging, batches)
         tensors, lost = _tensor_rows(model, conversion.read_weights(staging))
         if lost and require_zeros:

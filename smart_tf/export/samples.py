@@ -17,9 +17,19 @@ def check_representative_data(data):
         raise TypeError(
             "Argument `representative_data` must be an array, a list, tuple or dict "
             "of arrays (one per input), a `tf.data.Dataset`, or a callable that "
-            "returns an iterator over batches of inputs. "
+            "returns a new iterator over batches of inputs. "
             f"Received: {data} (of type {type(data)})"
         )
+
+
+def input_dtype(data):
+    """The type of the input of a model that does not say it: that of ids and strings
+    in the representative data, else float32."""
+    first = () if data is None else next(_items(data), ())
+    for array in tf.nest.flatten(first):
+        dtype = np.asarray(array).dtype
+        return tf.as_dtype(dtype) if dtype.kind in "biuOSU" else tf.float32
+    return tf.float32
 
 
 def sample_batches(data, signature, limit=MAX_SAMPLES):
@@ -49,7 +59,8 @@ def sample_batches(data, signature, limit=MAX_SAMPLES):
 
 
 def random_batches(signature, count, seed=0):
-    """`count` batches of made-up inputs: floats in [0, 1), integers 0 and 1."""
+    """`count` batches of made-up inputs: floats in [0, 1), integers (as
+    text for strings) 0 and 1."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         yield [
@@ -62,7 +73,8 @@ def random_array(shape, dtype, rng):
     shape = [size or 1 for size in shape]
     if np.issubdtype(dtype, np.floating):
         return rng.random(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
+    numbers = rng.integers(0, 2, shape)
+    return (numbers.astype(str) if dtype is object else numbers).astype(dtype)
 
 
 def verification_batches(data, signature, count):
@@ -115,4 +127,15 @@ def _flat_arrays(item, signature):
                 f"{(None, *spec.shape[1:])} for input {spec.name!r}. "
                 f"Received: shape {array.shape}"
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                "Argument `representative_data` must be finite. "
+                f"Received: NaN or infinity for input {spec.name!r}"
+            )
+    rows = [len(array) for array in arrays]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            "Argument `representative_data` must hold as many rows for each input, "
+            f"{names}. Received: {rows} rows"
+        )
     return arrays

@@ -12,6 +12,8 @@ import re
 import keras
 import tensorflow as tf
 
+from smart_tf.export.samples import input_dtype
+
 
 def is_keras_model(model):
     """Whether `model` is a Keras 3 or a tf_keras model (without importing the
@@ -64,7 +66,7 @@ class Signature:
         return self.function().get_concrete_function()
 
     def trackable(self):
-        """A module that owns the model's variables.
+        """A module that owns the model's variables and lookup tables.
 
         The converter freezes only what hangs on the object that it is given, and a
         Keras 3 model is not such an object: its weights would come out as NaN.
@@ -74,20 +76,24 @@ class Signature:
             variable.value if isinstance(variable, keras.Variable) else variable
             for variable in self.model.variables
         ]
+        resource = tf.saved_model.experimental.TrackableResource
+        descendants = tf.train.TrackableView(self.model).descendants()
+        module.resources = [x for x in descendants if isinstance(x, resource)]
         return module
 
 
-def get_signature(model, batch_size):
+def get_signature(model, batch_size, data=None):
     """Find out what `model` is called with.
 
     Args:
         model: A Keras 3 or tf_keras model that has its weights.
         batch_size: The batch dimension to fix, or `None` to leave it open.
+        data: Representative data, for what a model does not say of its inputs.
 
     Returns:
         A `Signature`.
     """
-    structure = _input_structure(model)
+    structure = _input_structure(model, data)
     flat = tf.nest.flatten(structure)
     names = _input_names(structure, flat)
     specs = []
@@ -103,7 +109,7 @@ def get_signature(model, batch_size):
     return Signature(model, structure, tuple(specs))
 
 
-def _input_structure(model):
+def _input_structure(model, data):
     """The model's inputs, in its own nesting, as objects with shape and dtype."""
     if getattr(model, "inputs", None):
         try:
@@ -118,7 +124,7 @@ def _input_structure(model):
     elif hasattr(model, "get_build_config"):  # Keras 3
         shape = (model.get_build_config() or {}).get("input_shape")
         if shape and all(size is None or isinstance(size, int) for size in shape):
-            return tf.TensorSpec(shape, "float32")
+            return tf.TensorSpec(shape, input_dtype(data))
     raise ValueError(
         "Argument `model` must have known inputs: call it once on data, or wrap it "
         "in a Functional model (needed when `call` takes several arguments). "

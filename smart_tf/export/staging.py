@@ -14,7 +14,8 @@ def staged(path, folder=False, argument="path"):
 
     Everything that is beside the yielded path moves along (the weights of an OpenVINO
     model are a file of their own); the file at `path` itself comes last, so that
-    whoever waits for it finds the others.
+    whoever waits for it finds the others.  They replace what is beside an earlier file
+    at `path`, and nothing else.
 
     Args:
         path: The file to make, in a folder that exists.
@@ -26,7 +27,8 @@ def staged(path, folder=False, argument="path"):
         A `pathlib.Path` of the same name, in an empty folder on the same disk.
 
     Raises:
-        ValueError: If nothing can be written there, before the block runs.
+        ValueError: If nothing can be written there, before the block runs; or if a file
+            that is not of an earlier one at `path` is in the way, before any is moved.
     """
     path = pathlib.Path(path)
     if os.path.exists(path) and not os.path.isfile(
@@ -40,6 +42,7 @@ def staged(path, folder=False, argument="path"):
     scratch = pathlib.Path(scratch)
     try:
         yield scratch / path.name
+        _check_beside(path, scratch, argument)
         for made in sorted(scratch.iterdir(), key=lambda made: made.name == path.name):
             _move(made, path.parent / made.name, scratch)
     finally:
@@ -52,6 +55,19 @@ def sizes(path):
     contents = [file.read_bytes() for file in files]
     packed = sum(len(gzip.compress(content, compresslevel=9)) for content in contents)
     return sum(map(len, contents)), packed
+
+
+def _check_beside(path, scratch, argument):
+    if path.exists():
+        return
+    for made in scratch.iterdir():
+        place = path.parent / made.name
+        if place.exists():
+            raise ValueError(
+                f"Argument `{argument}` must have a name whose other files are not "
+                f"there yet: move {str(place)!r} away. "
+                f"Received: {argument}={str(path)!r}"
+            )
 
 
 def _move(made, place, scratch):

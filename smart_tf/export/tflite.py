@@ -56,7 +56,7 @@ def to_tflite(
             (everything int8, inputs and outputs included).
         representative_data: Inputs as the model will see them: an array, a list,
             tuple or dict of arrays with one per input, a `tf.data.Dataset`, or a
-            callable that returns an iterator over batches of inputs.  Needed for
+            callable that returns a new iterator over batches of inputs.  Needed for
             `"int8"`, whose ranges are taken from the first 512 samples; otherwise
             used, if given, for the comparison.
         batch_size: The batch dimension of the file; `None` leaves it open, which
