@@ -206,6 +206,11 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         config["method"] = methods.get(config["method"])
         return super().from_config(config, custom_objects)
 
+    @property
+    def loss_dtype(self):
+        """The dtype in which losses are summed up."""
+        return keras.backend.floatx()
+
     def forward_pass(self):
         return global_state.get_global_attribute("current_call_ctx")
 
