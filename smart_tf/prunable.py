@@ -155,8 +155,7 @@ def prunable_weights(layer):
         TypeError: If a layer declares something that is not a variable.
         ValueError: If a layer declares a weight that it does not hold.
     """
-    trainable = {id(v) for v in _variables(layer, "trainable_variables")}
-    return [w for w in _candidates(layer) if id(w.variable) in trainable]
+    return [w for w in _trainable_candidates(layer) if not _is_quantized(w.owner)]
 
 
 def why_not(layer):
@@ -173,6 +172,8 @@ def why_not(layer):
     weights = _variables(layer, "weights")
     if not weights:
         return None if layer.built else "not built"
+    if _trainable_candidates(layer):
+        return "quantized"
     if _candidates(layer):
         return "not trainable"
     if _declaration(layer):
@@ -187,8 +188,14 @@ def why_not(layer):
     return "unknown layer: teach it with smart_tf.register_prunable"
 
 
+def _trainable_candidates(layer):
+    """Like `prunable_weights`, quantized ones included."""
+    trainable = {id(v) for v in _variables(layer, "trainable_variables")}
+    return [w for w in _candidates(layer) if id(w.variable) in trainable]
+
+
 def _candidates(layer):
-    """Like `prunable_weights`, frozen ones included."""
+    """The same, frozen ones included."""
     found = {}
     for owner in _walk(layer, set()):
         for weight in _own_weights(owner):
@@ -335,6 +342,10 @@ def _is_keras(cls):
 
 def _is_variable(value):
     return hasattr(value, "assign") and hasattr(value, "shape")
+
+
+def _is_quantized(layer):
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _is_wrapper(layer):

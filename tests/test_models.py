@@ -543,6 +543,18 @@ def test_frozen_layers_are_left_alone():
     assert smart_tf.report(pruned).skipped == {"frozen": "not trainable"}
 
 
+def test_layers_of_float8_are_left_alone():
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(16, dtype="float8_from_float32", name="eight"),
+            layers.Dense(4),
+        ]
+    )
+    pruned, _ = train(model)
+    assert smart_tf.report(pruned).skipped == {"eight": "quantized"}
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_lora_in_a_pruned_layer_is_refused(training):
     attention = layers.MultiHeadAttention(2, 8)
