@@ -15,6 +15,11 @@ from smart_tf.schedules import TemperatureSchedule, check_schedule
 from smart_tf.search import DENSE
 from smart_tf.summaries import MaskSummaries, freeze_summary
 
+_SKIPPED = (
+    " Updates that loss scaling skips, because of an overflow, do not count: leave "
+    "some epochs for fine-tuning."
+)
+
 
 class SmartPruningCallback(Callback):
     """Pre-training, structure search and fine-tuning inside one `fit` (algorithm 1).
@@ -195,11 +200,13 @@ class SmartPruningCallback(Callback):
     def _warn_of_soft_masks(self):
         schedule, phase = self.pruner.schedule, self.pruner.phase
         when = "before" if phase == DENSE else "in the middle of"
+        scaling = self.pruner.flavour.LossScaleOptimizer
+        also = _SKIPPED if isinstance(self.model.optimizer, scaling) else ""
         warnings.warn(
             f"Training ended {when} the search, at update "
             f"{self.pruner.ranking.step} of {schedule.begin_step} to "
             f"{schedule.end_step}: no mask is hard yet. Train on, or "
-            "`strip_pruning` will cut them hard without fine-tuning.",
+            "`strip_pruning` will cut them hard without fine-tuning." + also,
             stacklevel=3,
         )
 

@@ -155,12 +155,11 @@ def prunable_weights(layer):
         TypeError: If a layer declares something that is not a variable.
         ValueError: If a layer declares a weight that it does not hold.
     """
-    trainable = {id(v) for v in _variables(layer, "trainable_variables")}
-    return [w for w in kernels(layer) if id(w.variable) in trainable]
+    return [w for w in _trainable_kernels(layer) if not _is_quantized(w.owner)]
 
 
 def kernels(layer, structure=None):
-    """Like `prunable_weights`, those that are not trainable included.
+    """Like `prunable_weights`, those that are frozen or quantized included.
 
     Args:
         layer: A layer or model of Keras 3 or tf_keras.
@@ -174,6 +173,11 @@ def kernels(layer, structure=None):
         for weight in _own_weights(owner):
             found.setdefault(id(weight.variable), weight)
     return [w for w in found.values() if structure is None or _fits(structure, w)]
+
+
+def _trainable_kernels(layer):
+    trainable = {id(v) for v in _variables(layer, "trainable_variables")}
+    return [w for w in kernels(layer) if id(w.variable) in trainable]
 
 
 def _fits(structure, weight):
@@ -194,6 +198,8 @@ def why_not(layer):
     weights = _variables(layer, "weights")
     if not weights:
         return None if layer.built else "not built"
+    if _trainable_kernels(layer):
+        return "quantized"
     if kernels(layer):
         return "not trainable"
     if _declaration(layer):
@@ -347,6 +353,10 @@ def _is_keras(cls):
 
 def _is_variable(value):
     return hasattr(value, "assign") and hasattr(value, "shape")
+
+
+def _is_quantized(layer):
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 def _is_wrapper(layer):

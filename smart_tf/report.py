@@ -225,7 +225,7 @@ def _skipped(layer, structure, masked):
     if any(id(weight.variable) in masked for weight in weights):
         return "its kernel is masked in another layer that holds it"
     return why_left_alone(layer, structure) or (
-        "left out by `filters`" if weights else ""
+        "left out when the model was pruned" if weights else ""
     )
 
 

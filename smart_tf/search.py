@@ -110,7 +110,8 @@ class Search:
         shared.has_penalty = True
         penalty = layer.method.penalty(self._ranking)
         if penalty is not None:
-            layer.add_loss(tf.where(shared.step.searching, penalty, 0.0))
+            penalty = tf.where(shared.step.searching, penalty, 0.0)
+            layer.add_loss(tf.cast(penalty, layer.loss_dtype))
 
     def _next_step(self):
         ranking = self._ranking

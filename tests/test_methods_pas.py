@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import smart_tf
 from smart_tf import methods
-from tests.references import block_sums, linear, spread_blocks
+from tests.references import block_sums, compiled, data, linear, mlp, spread_blocks
 
 RNG = np.random.default_rng(0)
 KERNELS = [RNG.normal(size=(5, 3)), RNG.normal(size=(5, 4))]
@@ -123,3 +123,16 @@ def test_channels_of_several_layers_count_as_what_the_cut_model_costs():
     pull = 0.3 * 9 * 2 * distance / 42
     expected = [pull * (3 + 3)] * 4 + [pull * (3 + 2)] * 5
     np.testing.assert_allclose(tape.gradient(penalty, shared), expected, rtol=1e-4)
+
+
+def test_the_term_is_added_to_the_loss_of_a_float64_model():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = compiled(smart_tf.prune(mlp(), 0.75, "4x4", "pas"))
+        callback = smart_tf.SmartPruningCallback(search_epochs=1)
+        model.fit(*data(), batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert smart_tf.report(model).phase == "frozen"

@@ -543,6 +543,38 @@ def test_frozen_layers_are_left_alone():
     assert smart_tf.report(pruned).skipped == {"frozen": "not trainable"}
 
 
+def test_layers_of_float8_are_left_alone():
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(16, dtype="float8_from_float32", name="eight"),
+            layers.Dense(4),
+        ]
+    )
+    pruned, _ = train(model)
+    assert smart_tf.report(pruned).skipped == {"eight": "quantized"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lora_in_a_pruned_layer_is_refused(training):
+    attention = layers.MultiHeadAttention(2, 8)
+    x = keras.Input((3, 16))
+    pruned = smart_tf.prune(keras.Model(x, attention(x, x)), 0.5, "4x4")
+    attention.query_dense.enable_lora(2)
+    with pytest.raises(ValueError, match="call `smart_tf.strip_pruning`.*'query'"):
+        pruned(np.ones((1, 3, 16)), training=training)
+
+
+def test_layers_with_lora_are_left_alone():
+    model = keras.Sequential(
+        [keras.Input((16,)), layers.Dense(16, name="adapted"), layers.Dense(4)]
+    )
+    model.layers[0].enable_lora(2)
+    pruned = smart_tf.prune(model, 0.5, "4x4")
+    pruned(X)
+    assert smart_tf.report(pruned).skipped == {"adapted": "not trainable"}
+
+
 @pytest.mark.parametrize(
     "filters",
     [
@@ -559,7 +591,9 @@ def test_filters_choose_layers(filters):
     )
     pruned = smart_tf.prune(model, 0.5, "4x4", filters=filters)
     assert [layer.name for layer in wrappers(pruned)] == ["second", "third"]
-    assert smart_tf.report(pruned).skipped == {"first": "left out by `filters`"}
+    assert smart_tf.report(pruned).skipped == {
+        "first": "left out when the model was pruned"
+    }
 
 
 def named_alike():

@@ -460,8 +460,18 @@ def test_early_stopping_in_mid_search_is_one_warning():
     with pytest.warns(UserWarning, match="middle of the search") as caught:
         fit(model, smart_tf.SmartPruningCallback(search_epochs=6), stop, epochs=8)
     assert len(caught) == 1
+    assert "loss scaling" not in str(caught[0].message)
     stripped = smart_tf.strip_pruning(model)
     assert zeros(stripped) == 0.75
+
+
+def test_updates_that_loss_scaling_skips_may_leave_the_search_unfinished():
+    scaling = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(), initial_scale=np.inf
+    )
+    model = pruned_mlp(scaling)
+    with pytest.warns(UserWarning, match="at update 0 of 0 to 8.*loss scaling skips"):
+        fit(model, smart_tf.SmartPruningCallback(search_epochs=2), epochs=2)
 
 
 def test_training_that_ends_before_the_search_says_so():

@@ -68,11 +68,20 @@ def test_what_is_left_alone_is_named_once_with_its_reason():
         "norm": "no kernel",
         "frozen": "not trainable",
         "strange": "unknown layer: teach it with smart_tf.register_prunable",
-        "not_chosen": "left out by `filters`",
+        "not_chosen": "left out when the model was pruned",
     }
     printed = " ".join(str(report).split())
     for reason in report.skipped.values():
         assert printed.count(reason) == 1
+
+
+def test_a_layer_that_was_unfrozen_too_late_was_left_out_when_the_model_was_pruned():
+    model = mlp()
+    model.get_layer("first").trainable = False
+    pruned = smart_tf.prune(model, 0.5, "4x4")
+    pruned.get_layer("first").trainable = True
+    left_out = "left out when the model was pruned"
+    assert smart_tf.report(pruned).skipped == {"first": left_out}
 
 
 class Strange(keras.layers.Layer):

@@ -28,7 +28,8 @@ def input_dtype(data):
     first = () if data is None else next(_items(data), ())
     for array in tf.nest.flatten(first):
         dtype = np.asarray(array).dtype
-        return tf.as_dtype(dtype) if dtype.kind in "biuOSU" else tf.float32
+        # Unsigned numbers are rather those of pictures, which layers take as floats.
+        return tf.as_dtype(dtype) if dtype.kind in "biOSU" else tf.float32
     return tf.float32
 
 

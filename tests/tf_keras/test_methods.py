@@ -140,3 +140,15 @@ def test_a_penalty_is_a_loss_beside_the_regularizers():
     regularized = (kernels(model)["conv_1"] ** 2).sum()
     expected = 0.01 * regularized + 0.1 * total * (kept / total - 0.5) ** 2
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_penalty_has_the_dtype_of_a_float64_models_loss():
+    tf_keras.backend.set_floatx("float64")
+    try:
+        model = sequential()
+        pruned = smart_tf.prune(model, 0.5, "4x4", "pas")
+        smart_tf.Pruner(pruned, smart_tf.TemperatureSchedule(0, 4)).start()
+        outputs = pruned(inputs_for(model), training=True)
+        assert [loss.dtype for loss in pruned.losses] == [outputs.dtype] == ["float64"]
+    finally:
+        tf_keras.backend.set_floatx("float32")

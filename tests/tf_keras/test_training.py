@@ -309,6 +309,15 @@ def test_training_stopped_in_the_search_warns():
         tiny.fit(pruned, 4, [smart_tf.SmartPruningCallback(), Stop()])
 
 
+def test_updates_that_loss_scaling_skips_may_leave_the_search_unfinished():
+    scaling = tf_keras.mixed_precision.LossScaleOptimizer(
+        optimizers.Adam(), initial_scale=np.inf
+    )
+    pruned = tiny.compiled(pruned_model(), scaling)
+    with pytest.warns(UserWarning, match="at update 0 of 0 to .*loss scaling skips"):
+        tiny.fit(pruned, 2, [smart_tf.SmartPruningCallback(search_epochs=2)])
+
+
 def test_a_subclassed_model_is_pruned_and_stripped_between_fits():
     """Graphs that were traced before must not outlive the change of layers."""
     model = tiny.compiled(tiny.subclassed())

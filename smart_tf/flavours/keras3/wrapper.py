@@ -159,6 +159,7 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         self.build_around_built()
 
     def call(self, *args, training=None, **kwargs):
+        self._refuse_lora()
         masked = [(w.variable, v) for w, v in self._masked_kernels(training)]
         if self._passes_training:
             kwargs["training"] = training
@@ -178,6 +179,16 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
+
+    def _refuse_lora(self):
+        for mask in self.weight_masks:
+            if getattr(mask.weight.owner, "lora_enabled", False):
+                raise ValueError(
+                    "LoRA was enabled in a pruned layer, and would fill the zeros of "
+                    "its kernel: call `smart_tf.strip_pruning` first; or `enable_lora` "
+                    "before `smart_tf.prune`, which then leaves the layer alone. "
+                    f"Received: layer '{mask.weight.owner.name}' with lora_enabled=True"
+                )
 
     def compute_output_spec(self, *args, **kwargs):
         if not self._passes_training:
@@ -205,6 +216,11 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
         config["structure"] = structures.get(config["structure"])
         config["method"] = methods.get(config["method"])
         return super().from_config(config, custom_objects)
+
+    @property
+    def loss_dtype(self):
+        """The dtype in which losses are summed up."""
+        return keras.backend.floatx()
 
     def forward_pass(self):
         return global_state.get_global_attribute("current_call_ctx")

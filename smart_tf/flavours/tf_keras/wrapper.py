@@ -166,6 +166,11 @@ class PrunableLayer(MaskedLayer, pruning_wrapper.PruneLowMagnitude):
     def set_weights(self, weights):
         return keras.layers.Layer.set_weights(self, weights)
 
+    @property
+    def loss_dtype(self):
+        """The dtype in which losses are summed up."""
+        return keras.backend.floatx()
+
     def _is_driven(self):
         if base_layer_utils.call_context().saving:
             return True  # A SavedModel gets the training graph too; nobody trains.
