@@ -80,7 +80,7 @@ class MaskedLayer:
             "method": self.method.get_config(),
             "schedule": self.schedule.get_config() if self.schedule else None,
             "max_layer_sparsity": self.max_layer_sparsity,
-            "prices": self.prices,
+            "prices": self._saved_prices(),
             "channels": self.channels,
             "coupling": self.coupling.get_config() if self.coupling else None,
         }
@@ -124,16 +124,27 @@ class MaskedLayer:
             yield weight, settings
 
     def _priced_kernels(self):
-        """Pairs of a `PrunableWeight` and its price, None where it is not masked.
-
-        The prices are saved, so that a layer that is frozen later on, and loaded then,
-        gets the masks that it had.
-        """
+        """Pairs of a `PrunableWeight` and its price, None where it is not masked."""
         kernels = prunable.kernels(self.layer, self.structure)
-        if self.prices is None:
-            masked = {id(w.variable) for w in prunable.prunable_weights(self.layer)}
-            self.prices = [1.0 if id(w.variable) in masked else None for w in kernels]
-        return zip(kernels, self.prices, strict=True)
+        prices = self.prices or self._prices_of(prunable.prunable_weights(self.layer))
+        return zip(kernels, prices, strict=True)
+
+    def _prices_of(self, weights):
+        """The price of every kernel when some of them are masked, at 1 each."""
+        masked = {id(weight.variable) for weight in weights}
+        kernels = prunable.kernels(self.layer, self.structure)
+        return [1.0 if id(kernel.variable) in masked else None for kernel in kernels]
+
+    def _saved_prices(self):
+        """Those that were given; else which kernels are masked, if it does not show.
+
+        A layer that was frozen since would be left alone when it is loaded.
+        """
+        if self.prices or self.channels or not self.weight_masks:
+            return self.prices
+        prices = self._prices_of(mask.weight for mask in self.weight_masks)
+        shows = prices == self._prices_of(prunable.prunable_weights(self.layer))
+        return None if shows else prices
 
     def _weight_along(self, variable, axis):
         """A variable with channels along an axis; None: those a kernel makes."""
