@@ -156,7 +156,8 @@ def _counted(flow, kind):
     if kind == "macs":
         for product in flow.products:
             if product.repeats is None:
-                name = getattr(product.variable, "path", None) or "a weight"
+                variable = product.variable
+                name = getattr(variable, "path", getattr(variable, "name", "a weight"))
                 raise ValueError(
                     "Argument `budget` must be 'weights' or 'params' for this model: "
                     f"how often '{name}' multiplies is unknown, since its layer cannot "
