@@ -124,8 +124,9 @@ def compare(original, small, files=True, representative_data=None):
 
 
 def _macs(models):
+    groups = [find_groups(model) for model in models]
     try:
-        return tuple(find_groups(model).costs("macs").total() for model in models)
+        return tuple(each.costs("macs").total() for each in groups)
     except ValueError:  # They cannot be counted.
         return None
 

@@ -136,15 +136,16 @@ class MaskedLayer:
         return [1.0 if id(kernel.variable) in masked else None for kernel in kernels]
 
     def _saved_prices(self):
-        """Those that were given; else which kernels are masked, if it does not show.
+        """The prices that were given, or those that tell which kernels are masked.
 
-        A layer that was frozen since would be left alone when it is loaded.
+        These are not needed where just the trainable kernels are. A layer that was
+        frozen since would be left without masks when it is loaded.
         """
         if self.prices or self.channels or not self.weight_masks:
             return self.prices
         prices = self._prices_of(mask.weight for mask in self.weight_masks)
-        shows = prices == self._prices_of(prunable.prunable_weights(self.layer))
-        return None if shows else prices
+        by_default = self._prices_of(prunable.prunable_weights(self.layer))
+        return None if prices == by_default else prices
 
     def _weight_along(self, variable, axis):
         """A variable with channels along an axis; None: those a kernel makes."""

@@ -386,6 +386,21 @@ def test_a_subclassed_model_has_no_graph():
     assert type(model.dense) is layers.Dense
 
 
+def test_only_graphs_of_layers_are_compared():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.only = layers.Dense(2)
+
+        def call(self, x):
+            return self.only(x)
+
+    model = Own()
+    model(np.ones((1, 3)))
+    with pytest.raises(ValueError, match="Functional or Sequential"):
+        smart_tf.compare(model, model, files=False)
+
+
 def test_a_comparison_numbers_kernels_of_equal_names():
     def part(name):
         x = keras.Input((8,))
