@@ -1,10 +1,14 @@
 """What a training step costs more when a model is pruned, as a ratio to the dense step.
 
-Every variant trains the same network on the same batch. They take turns in one
-process, and the ratio of each round is to the dense step of the same round and
-flavour. Memory is the peak of a process of its own, as it is, over what the process
-held before the model was made, and once the first step, which compiles, is over: the
-median of several processes.
+Every variant trains the same network on the same batch, and they take turns in one
+process: a round is one turn of each, compared with the dense one's. What pruning adds
+is work on the weights, as long whatever the batch. With a small batch little else
+disturbs it, so that it is measured there, too, in milliseconds, and set against the
+dense step of a whole batch. A second dense model tells what is noise.
+
+Memory is the peak of a process of its own, as it is, over what the process held before
+the model was made, and once the first step, which compiles, is over: the median of
+several processes.
 """
 
 import argparse
@@ -14,7 +18,6 @@ import json
 import os
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -33,31 +36,28 @@ from benchmarks.record import RESULTS, commit, markdown_table, provenance, write
 from examples import networks
 
 SEED = 0
-BATCH = 128
+BATCH, SMALL_BATCH = 128, 8
+STEPS, SMALL_STEPS = 1, 3  # in a turn
 SPARSITY = 0.7
 BARS = {"search": 1.05, "fine-tuning": 1.01, "memory": 1.05}
 NETWORKS = {"resnet20": (32, 32, 3), "small_vit": (32, 32, 3)}
 STRUCTURES = {"resnet20": "16x8", "small_vit": "16x8"}
+OURS = ("dense", "dense again", "search", "fine-tuning")
 FLAVOURS = {
-    "keras": ("dense", "search", "fine-tuning"),
-    "keras XLA": ("dense", "search", "fine-tuning"),
-    "tf_keras": (
-        "dense",
-        "search",
-        "fine-tuning",
-        "tfmot, frequency 1",
-        "tfmot, frequency 100",
-    ),
+    "keras": OURS,
+    "keras XLA": OURS,
+    "tf_keras": (*OURS, "tfmot, frequency 1", "tfmot, frequency 100"),
 }
 
 
-def stepper(network, flavour, variant):
+def stepper(network, flavour, variant, batch=BATCH):
     """A function that takes one training step of one variant.
 
     Args:
         network: Key of `NETWORKS`.
         flavour: Key of `FLAVOURS`.
         variant: One of the flavour's variants.
+        batch: How many images a step sees.
 
     Returns:
         Function without arguments.
@@ -79,7 +79,7 @@ def stepper(network, flavour, variant):
     if variant in ("search", "fine-tuning"):
         drive(model, variant)
     model.make_train_function()
-    iterator = iter(batches(network))
+    iterator = iter(batches(network, batch))
     return lambda: float(next(iter(model.train_function(iterator).values())))
 
 
@@ -94,10 +94,10 @@ def build(network, api):
         return getattr(networks, network)(NETWORKS[network], 10)
 
 
-def batches(network):
+def batches(network, batch):
     rng = np.random.default_rng(SEED)
-    x = rng.normal(size=(BATCH, *NETWORKS[network])).astype("float32")
-    y = rng.integers(0, 10, BATCH)
+    x = rng.normal(size=(batch, *NETWORKS[network])).astype("float32")
+    y = rng.integers(0, 10, batch)
     return tf.data.Dataset.from_tensors((x, y)).repeat()
 
 
@@ -129,10 +129,10 @@ def tfmot_pruned(model, frequency):
     return pruned
 
 
-def time_steps(network, flavour, rounds, steps):
-    """Milliseconds per step of every variant, one list of rounds each."""
+def time_steps(network, flavour, batch, rounds, steps):
+    """Dict from each variant to an array `[rounds]`, milliseconds per step."""
     variants = FLAVOURS[flavour]
-    step = {variant: stepper(network, flavour, variant) for variant in variants}
+    step = {v: stepper(network, flavour, v, batch) for v in variants}
     for function in step.values():
         for _ in range(3):
             function()
@@ -145,7 +145,15 @@ def time_steps(network, flavour, rounds, steps):
             for _ in range(steps):
                 step[variant]()
             times[variant].append(1e3 * (time.perf_counter() - started) / steps)
-    return times
+    return {variant: np.array(rounds) for variant, rounds in times.items()}
+
+
+def median(values):
+    """The median and a 95 % interval for it, from resampled rounds."""
+    rng = np.random.default_rng(SEED)
+    resampled = rng.choice(values, (2000, len(values)))
+    interval = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
+    return [float(np.median(values)), *interval]
 
 
 def peak_memory(network, flavour, variant):
@@ -184,139 +192,155 @@ def forget_peak():
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def rows(network, flavour, args):
-    times = time_steps(network, flavour, args.rounds, args.steps)
-    for variant, rounds in times.items():
-        ratios = [a / b for a, b in zip(rounds, times["dense"], strict=True)]
-        yield {
-            "network": network,
-            "flavour": flavour,
-            "variant": variant,
-            "milliseconds": statistics.median(rounds),
-            "ratio": statistics.median(ratios),
-            "ratio_of_fastest": min(rounds) / min(times["dense"]),
-            "ratio_quartiles": list(np.percentile(ratios, [25, 75])),
-            "bar": BARS.get(variant),
-        }
+def time_rows(network, flavour, args):
+    """Yields each variant with its dict; `median` says what the triples are."""
+    whole = time_steps(network, flavour, BATCH, args.rounds, STEPS)
+    small = time_steps(network, flavour, SMALL_BATCH, args.small_rounds, SMALL_STEPS)
+    dense = float(np.median(whole["dense"]))
+    for variant in FLAVOURS[flavour]:
+        extra = median(small[variant] - small["dense"])
+        yield (
+            variant,
+            {
+                "milliseconds": float(np.median(whole[variant])),
+                "ratio": median(whole[variant] / whole["dense"]),
+                "extra_milliseconds": extra,
+                "ratio_by_extra": [1.0 + value / dense for value in extra],
+                "bar": BARS.get(variant),
+            },
+        )
 
 
-def add_memory(measured, networks, flavours, repeats):
-    """Adds the median peaks of memory to rows that have their times.
+def memory_rows(network, flavour, args):
+    """Yields each variant with its dict of median peaks, in bytes.
 
     They are those of the process, what it has beyond the imported libraries, and those
     of the process after its first step.
     """
-    dense = {}
-    for row in measured:
-        place = row["network"], row["flavour"]
-        if place[0] in networks and place[1] in flavours:
-            samples = [peak_memory(*place, row["variant"]) for _ in range(repeats)]
-            row["memory_samples"] = samples
-            peaks = [
-                statistics.median(peak for peak, _, _ in samples),
-                statistics.median(peak - before for peak, before, _ in samples),
-                statistics.median(later for _, _, later in samples),
-            ]
-            if row["variant"] == "dense":
-                dense[place] = peaks
-            row["memory_ratios"] = list(np.divide(peaks, dense[place]))
+    for variant in FLAVOURS[flavour]:
+        if variant == "dense again":
+            continue
+        place = network, flavour, variant
+        samples = [peak_memory(*place) for _ in range(args.repeats)]
+        peak, before, later = np.transpose(samples)
+        peaks = [float(np.median(part)) for part in (peak, peak - before, later)]
+        yield variant, {"memory_samples": samples, "memory": peaks}
+
+
+HALVES = {"times": time_rows, "memory": memory_rows}
+
+
+def measure(args, report):
+    """Adds the half that was asked for, or both, to the rows of an earlier report."""
+    source = {**provenance("benchmarks.step_overhead", SEED), "commit": commit()}
+    source["load_before"] = os.getloadavg()[0]
+    places = [(n, f) for n in args.networks for f in args.flavours]
+    everything = (args.networks, args.flavours) == (list(NETWORKS), list(FLAVOURS))
+    for half in args.halves:
+        earlier = [] if everything else report.get(half, [])
+        report[half] = [*earlier, source]
+        for place in places:
+            for variant, row in HALVES[half](*place, args):
+                report["rows"].setdefault(name(*place, variant), {}).update(row)
+            report["rows"] = in_order(report["rows"])
+            write(RESULTS / "step_overhead.json", report)
+            show(report["rows"])
+
+
+def name(network, flavour, variant):
+    return f"{network}, {flavour}: {variant}"
+
+
+def in_order(rows):
+    names = [name(n, f, v) for n in NETWORKS for f, vs in FLAVOURS.items() for v in vs]
+    return {key: rows[key] for key in names if key in rows}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=41)
-    parser.add_argument("--steps", type=int, default=1, help="steps in a round")
+    parser.add_argument(
+        "--small-rounds", type=int, default=200, help="with the small batch"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="processes for memory")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--flavours", nargs="*", default=list(FLAVOURS))
     parser.add_argument(
-        "--memory-repeats", type=int, default=3, help="processes; 0 leaves memory out"
-    )
-    parser.add_argument(
-        "--only-memory", action="store_true", help="add memory to earlier results"
+        "--halves",
+        nargs="*",
+        choices=list(HALVES),
+        default=list(HALVES),
+        help="what to measure; the other half stays as it was",
     )
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
         measure_memory(*args.memory)
         return
-    if args.only_memory:
-        report = json.loads((RESULTS / "step_overhead.json").read_text())
-        everything = (args.networks, args.flavours) == (list(NETWORKS), list(FLAVOURS))
-        earlier = [] if everything else report.get("memory_command", [])
-        command = provenance("benchmarks.step_overhead", SEED)["command"]
-        report["memory_command"] = [*earlier, command]
-    else:
-        report = measure_times(args)
-    report["memory_repeats"] = args.memory_repeats
-    if args.memory_repeats:
-        add_memory(report["rows"], args.networks, args.flavours, args.memory_repeats)
-    write(RESULTS / "step_overhead.json", report)
+    path = RESULTS / "step_overhead.json"
+    report = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+    measure(args, report)
     write(RESULTS / "step_overhead.md", markdown(report))
-    show(report["rows"])
-
-
-def measure_times(args):
-    report = {
-        **provenance("benchmarks.step_overhead", SEED),
-        "commit": commit(),
-        "load_before": os.getloadavg()[0],
-        "batch": BATCH,
-        "rounds": args.rounds,
-        "rows": [],
-    }
-    for network in args.networks:
-        for flavour in args.flavours:
-            report["rows"] += rows(network, flavour, args)
-            write(RESULTS / "step_overhead.json", report)
-            show(report["rows"])
-    return report
-
-
-def cells(row):
-    quartiles = "-".join(f"{q:.3f}" for q in row["ratio_quartiles"])
-    memory = [f"{ratio:.3f}" for ratio in row.get("memory_ratios", ())]
-    return [
-        f"{row['network']}, {row['flavour']}: {row['variant']}",
-        f"{row['milliseconds']:.1f}",
-        f"{row['ratio']:.3f} ({quartiles})",
-        f"{row['ratio_of_fastest']:.3f}",
-        row["bar"] or "",
-        *(memory or ["", "", ""]),
-    ]
 
 
 HEADER = [
-    *("", "ms", "ratio (quartiles)", "of fastest", "bar"),
+    *("", "ms", "ratio", "extra ms, small batch", "ratio by extra ms", "bar"),
     *("memory", "without imports", "in later steps"),
 ]
 
 
+def cells(key, row, rows):
+    line = [key, *[""] * 8]
+    if "ratio" in row:
+        line[1] = f"{row['milliseconds']:.1f}"
+    if "ratio" in row and not key.endswith(": dense"):
+        line[2:6] = [
+            with_interval(row["ratio"], "{:.3f}"),
+            with_interval(row["extra_milliseconds"], "{:+.2f}"),
+            with_interval(row["ratio_by_extra"], "{:.3f}"),
+            row["bar"] or "",
+        ]
+    if "memory" in row:
+        dense = rows[key.split(": ")[0] + ": dense"]
+        line[6:] = [f"{r:.3f}" for r in np.divide(row["memory"], dense["memory"])]
+    return line
+
+
+def with_interval(triple, form):
+    middle, low, high = map(form.format, triple)
+    return f"{middle} [{low}, {high}]"
+
+
 def markdown(report):
-    table = markdown_table(HEADER, [cells(row) for row in report["rows"]])
-    where = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
-    commands = [report["command"], *report.get("memory_command", [])]
-    commands = [f"`{command}`" for command in commands]
-    repeats = report["memory_repeats"]
-    processes = f"median of {repeats} processes" if repeats > 1 else "one process each"
+    rows = report["rows"]
+    table = markdown_table(HEADER, [cells(*item, rows) for item in rows.items()])
+    sources = "\n".join(
+        f"- {half.capitalize()}: `{source['command']}`, {source['machine']['cpu']}, "
+        f"{source['machine']['cores']} cores, load average "
+        f"{source['load_before']:.1f} before."
+        for half in HALVES
+        for source in report.get(half, [])
+    )
     return (
         "# Step time and memory, as a ratio to the dense step\n\n"
-        f"{', '.join(commands)} on {where}; load average {report['load_before']:.1f} "
-        f"before; medians of {report['rounds']} interleaved rounds. Bars: search "
+        f"Medians of interleaved rounds with batches of {BATCH}, and 95 % intervals. "
+        "`extra ms`: how much longer than the dense one a step takes with batches of "
+        f"{SMALL_BATCH}, where it can be told from noise; `ratio by extra ms`: what "
+        "that adds to the dense step of a whole batch. Bars: search "
         f"{BARS['search']}, fine-tuning {BARS['fine-tuning']}, memory "
         f"{BARS['memory']}. Memory is the peak of the process, with the imported "
         "libraries and without, and with them once the first step, which compiles, is "
-        f"over; {processes}.\n\n"
-        f"{table}"
+        f"over.\n\n{sources}\n\n{table}"
     )
 
 
-def show(measured):
+def show(rows):
     table = Table(title="Step time and memory, as a ratio to the dense step")
     for column in HEADER:
         table.add_column(column, justify="right" if column else "left")
-    for row in measured:
-        table.add_row(*map(str, cells(row)))
-    Console(width=110).print(table)
+    for item in rows.items():
+        table.add_row(*map(str, cells(*item, rows)))
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

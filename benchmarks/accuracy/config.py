@@ -26,6 +26,7 @@ class Cell:
         coupled: Whether channels go together with those of other layers.
         budget: `"weights"` or `"macs"`.
         tune_at: Float, the sparsity at which methods are tuned; None for its own.
+        but: Regular expression: layers in whose names it is found are left alone.
     """
 
     data: str
@@ -35,6 +36,7 @@ class Cell:
     coupled: bool = True
     budget: str = "weights"
     tune_at: float | None = None
+    but: str | None = None
 
     @property
     def tuned(self):
@@ -46,7 +48,9 @@ class Cell:
     def what(self):
         """String: the structure, and what is counted."""
         single = "" if self.coupled else ", single layers"
-        return f"{self.structure}{single}{' by MACs' * (self.budget == 'macs')}"
+        macs = " by MACs" if self.budget == "macs" else ""
+        but = f" but {self.but}" if self.but else ""
+        return f"{self.structure}{single}{macs}{but}"
 
     def __str__(self):
         sparsity = "" if self.sparsity is None else f" {self.sparsity:.0%}"
@@ -55,7 +59,8 @@ class Cell:
     def pruning(self):
         """Dict: the arguments of `smart_tf.prune`, as a line has them."""
         fields = ("structure", "coupled", "sparsity", "budget")
-        return {name: getattr(self, name) for name in fields}
+        but = {"but": self.but} if self.but else {}
+        return {name: getattr(self, name) for name in fields} | but
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,9 @@ class Entrant:
         structure = make_structure(**cell.pruning())
         method = make_method(self.base, self.with_knob(self.start))
         if isinstance(method, Rival):
-            return method.refuses(structure, make)
+            return (
+                "it prunes all layers" if cell.but else method.refuses(structure, make)
+            )
         return method.supports(structure, getattr(structure, "coupled", False))
 
     @property
