@@ -1,6 +1,7 @@
 """`SmartPruningCallback`: the three phases inside one `fit`."""
 
 import importlib.util
+import math
 import numbers
 import os
 import warnings
@@ -44,7 +45,8 @@ class SmartPruningCallback(Callback):
     Args:
         pretrain_epochs: Number >= 0, epochs of dense training before the search.
         search_epochs: Number > 0, epochs of the search. Default: half of what is
-            left after `pretrain_epochs`, the rest is for fine-tuning.
+            left after `pretrain_epochs`, the rest is for fine-tuning. A model that is
+            new to pruning begins with the `initial_epoch` of `fit`.
         schedule: `TemperatureSchedule` in optimizer updates, instead of epochs and
             temperatures.
         mask_optimizer: None for the method's own, `"same"` for a copy of the
@@ -145,7 +147,7 @@ class SmartPruningCallback(Callback):
         metrics = self.pruner.metrics()
         if logs is not None:
             logs.update(metrics)
-        if self._summaries is not None:
+        if self._summaries is not None and not math.isnan(metrics["sparsity"]):
             self._summaries.write(self.pruner.ranking, metrics, epoch)
 
     def on_train_end(self, logs=None):
@@ -214,7 +216,9 @@ class SmartPruningCallback(Callback):
         """Resolves the schedule now that the run's length and state are known."""
         pruner = Pruner(self.model)
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
-        schedule = self._resolve_schedule(pruner, steps, epochs)
+        # A run that goes on counts from where it began.
+        first = epoch if pruner.ranking.step <= 0 else 0
+        schedule = self._resolve_schedule(pruner, steps, epochs - first)
         updates = max(pruner.ranking.step, 0)
         # Only the user knows how many updates a `train_step` of theirs makes.
         own = pruner.flavour.keras.Model.train_step

@@ -17,6 +17,8 @@ class MaskRouting:
     The flavour's class gives `_serialize` and `_deserialize`, and its own base.
     """
 
+    _places = ()  # where each variable of `build` is among those of both parts
+
     def _configure(self, weights_optimizer, mask_optimizer, peak_rate, mask_rate):
         self.weights_optimizer = weights_optimizer
         self.mask_optimizer = mask_optimizer
@@ -27,9 +29,13 @@ class MaskRouting:
         if getattr(self, "_parts_built", False):
             return
         variables = list(variables)
-        for optimizer, part in self._parts([(v, v) for v in variables]):
+        parts = self._parts([(v, v) for v in variables])
+        for optimizer, part in parts:
             self._build_part(optimizer, [v for _, v in part])
-        super().build(variables)
+        in_parts = [v for _, part in parts for v, _ in part]
+        places = {id(v): place for place, v in enumerate(in_parts)}
+        self._places = np.array([places[id(v)] for v in variables])
+        super().build(in_parts)
         self._parts_built = True
 
     def _build_part(self, optimizer, variables):

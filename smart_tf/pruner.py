@@ -143,6 +143,8 @@ class Pruner:
             return False
         self._updates_at_most = step = self.ranking.step
         begin, end = self.schedule.begin_step, self.schedule.end_step
+        if step < end and self.ranking.has_diverged:
+            return False  # `TerminateOnNaN` may end this in peace; the freeze will not.
         if self._starts_without_logits and step >= begin:
             self._starts_without_logits = False
             self.ranking.initialise_logits()
@@ -160,6 +162,11 @@ class Pruner:
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if isinstance(optimizer, self.flavour.PruningOptimizer):
             optimizer.stop_logits()
+            optimizer = optimizer.weights_optimizer
+        for mask in self.ranking.masks:
+            average = self.flavour.average_of(optimizer, mask.weight.variable)
+            if average is not None:
+                mask.fold(average)
 
     def wrap_optimizer(self, optimizer, mask_optimizer=None):
         """An optimizer that trains the logits apart from the weights.
@@ -283,14 +290,20 @@ class Pruner:
               the freeze would change; 0 from the freeze on.
             - `mask_flips`: fraction of the blocks (and coupled channels) whose hard
               mask was the opposite at the last call; 0 in the first one.
+
+            All but the first are NaN if the training has diverged.
         """
         ranking = self.ranking
+        temperature = float(self.layers[0].search_state.numpy()[1])
+        if not self.is_frozen and ranking.has_diverged:
+            names = ("sparsity", "soft_sparsity", "mask_gap", "mask_flips")
+            return {"temperature": temperature, **dict.fromkeys(names, float("nan"))}
         soft, hard = ranking.soft_masks(), ranking.current_masks()
         decided = ranking.decisions(hard)[0] > 0.5
         before = decided if self._decided is None else self._decided
         self._decided = decided
         return {
-            "temperature": float(self.layers[0].search_state.numpy()[1]),
+            "temperature": temperature,
             "sparsity": ranking.sparsity(hard),
             "soft_sparsity": ranking.sparsity(soft),
             "mask_gap": ranking.gap(soft, hard),

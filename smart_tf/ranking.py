@@ -67,6 +67,13 @@ class Ranking:
         """Float: `DENSE`, `SEARCHING` or `FROZEN`."""
         return float(self.layers[0].search_state.numpy()[0])
 
+    @property
+    def has_diverged(self):
+        """Whether kernels or the logits of their masks hold NaN or infinity."""
+        kernels = [mask.weight.variable for mask in self.masks]
+        logits = [v for layer in self.layers for v in layer.trainable_logits()]
+        return not all(np.isfinite(v.numpy()).all() for v in [*kernels, *logits])
+
     def initialise_logits(self):
         """Starts the logits from the magnitudes that the weights have now."""
         method = self.layers[0].method
@@ -113,7 +120,17 @@ class Ranking:
         Args:
             share: Float in [0, 1], how much of the sparsity is asked for. An N:M
                 pattern has no in-between, and is always whole.
+
+        Raises:
+            ValueError: If the training has diverged, or the budget is below what has
+                to stay.
         """
+        if self.has_diverged:
+            raise ValueError(
+                "Training has diverged: weights or mask logits are no finite numbers "
+                f"at update {self.step}, so that there is nothing to rank. Take an "
+                "earlier checkpoint, and a lower learning rate."
+            )
         masks = {
             m: m.structure.hard_mask(m.weight.variable.numpy(), m.layout)
             for m in self.masks

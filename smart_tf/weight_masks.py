@@ -157,9 +157,9 @@ class WeightMask:
         self.mask.assign(keep.astype(np.float32))
         self.fold()
 
-    def fold(self):
-        """Writes the mask's zeros into the kernel."""
-        kernel = self.weight.variable
+    def fold(self, kernel=None):
+        """Writes the mask's zeros into the kernel, or into a variable of its shape."""
+        kernel = self.weight.variable if kernel is None else kernel
         keep = np.asarray(self.expanded(self.mask.numpy())) > 0
         kernel.assign(np.where(keep, kernel.numpy(), 0))
 

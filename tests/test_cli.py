@@ -189,7 +189,8 @@ def test_prune_refuses_before_it_trains(folder, capsys, monkeypatch, line, messa
         ({"x_train": X[:64, :15]}, r"`x_train` must have the shape \(None, 16\)"),
         ({"y_test": Y[:3]}, "equally long"),
         ({"y_train": Y[:64] + 1}, "integers from 0 to 3"),
-        ({"y_train": np.eye(4)[Y[:64]]}, "integers from 0 to 3"),
+        ({"y_train": np.eye(4)[Y[:64]]}, r"so the shape \(None,\)"),
+        ({"y_train": np.stack([Y[:64], Y[:64]], 1)}, r"shape \(None,\).*\(64, 2\)"),
         ({"x_test": np.where(X[64:] > 1, np.nan, X[64:])}, "`x_test` must be finite"),
         ({"x_train": np.where(X[:64] > 1, np.inf, X[:64])}, "`x_train` must be finite"),
     ],
@@ -201,7 +202,7 @@ def test_arrays_that_do_not_fit_the_model(folder, capsys, changes, message):
 
 
 def expected(labels="integers", shape=(16,), units=4):
-    return data.Expected(shape, "float32", labels, units)
+    return data.Expected(shape, "float32", labels, (units,))
 
 
 def whole(dataset):
@@ -221,6 +222,21 @@ def test_arrays_are_shuffled_split_and_scaled(folder):
     first, second = (whole(data.load("all.npz", expected(), settings)[0])[0], x)
     assert not np.array_equal(x, whole(train)[0])  # another order in each epoch
     assert sorted(map(tuple, first)) == sorted(map(tuple, second))
+
+
+def test_arrays_to_test_on_may_be_called_as_folders_may(folder):
+    np.savez("val.npz", x_train=X[:64], y_train=Y[:64], x_val=X[64:], y_val=Y[64:])
+    train, test = data.load("val.npz", expected(), data.Settings())
+    assert len(whole(train)[0]) == 64
+    np.testing.assert_array_equal(whole(test)[0], X[64:])
+
+
+def test_labels_may_have_an_axis_of_their_own_and_those_of_the_outputs(folder):
+    np.savez("column.npz", x=X, y=Y[:, None])
+    assert len(data.load("column.npz", expected(), data.Settings())) == 2
+    np.savez("tokens.npz", x=X, y=np.stack([Y, Y], 1))
+    tokens = data.Expected((16,), "float32", "integers", (2, 4))
+    assert len(data.load("tokens.npz", tokens, data.Settings())) == 2
 
 
 def test_one_hot_labels_are_for_losses_that_want_them(folder):

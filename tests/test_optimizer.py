@@ -379,3 +379,61 @@ def test_averaged_weights_can_be_swapped_in_for_evaluation():
         assert smart_tf.report(stripped).sparsity == 0.75
     np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
     assert np.abs(np.subtract(losses[1]["val_loss"], losses[0]["val_loss"])).min() > 0
+
+
+@pytest.mark.parametrize("method", ["smart", "magnitude"])
+def test_averages_of_weights_are_sparse_in_every_checkpoint(tmp_path, method):
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+    model = compiled(smart_tf.prune(mlp(), 0.75, "4x4", method), optimizer)
+    file = str(tmp_path / "{epoch}.weights.h5")
+    more = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+        keras.callbacks.ModelCheckpoint(file, save_weights_only=True),
+    ]
+    fit(model, smart_tf.SmartPruningCallback(search_epochs=1), epochs=3, more=more)
+    now = [layer.kernel.numpy() for layer in model.layers]
+    for epoch in (1, 2):
+        model.load_weights(file.format(epoch=epoch))
+        saved = [layer.kernel.numpy() for layer in model.layers]
+        for average, last in zip(saved, now, strict=True):
+            np.testing.assert_array_equal(average == 0, last == 0)
+            assert np.abs(average - last).max() > 0
+
+
+def test_swapping_averages_without_any_is_refused_as_by_keras():
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    with pytest.raises(ValueError, match="use_ema=False"):
+        fit(compiled(pruned()), smart_tf.SmartPruningCallback(), more=[swap])
+
+
+def test_callbacks_for_the_learning_rate_see_that_of_the_weights_alone():
+    asked = []
+
+    def rate(epoch, last):
+        asked.append((epoch, round(last, 6)))
+        return last / 2
+
+    own = keras.optimizers.schedules.ExponentialDecay(0.5, 100, 0.9)
+    callback = smart_tf.SmartPruningCallback(mask_optimizer=keras.optimizers.SGD(own))
+    model = compiled(pruned(), keras.optimizers.SGD(0.1))
+    more = [
+        keras.callbacks.LearningRateScheduler(rate),
+        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=9),
+    ]
+    history = fit(model, callback, more=more, epochs=3).history
+    assert asked == [(0, 0.1), (1, 0.05), (2, 0.025)]
+    assert history["learning_rate"] == pytest.approx([0.05, 0.025, 0.0125])
+    assert not [key for key in history if key.startswith("learning_rate_")]
+
+
+def test_gradients_go_to_the_variables_in_the_order_of_build():
+    model = pruned()
+    optimizer = wrap(model, keras.optimizers.SGD(0.1))
+    variables = model.trainable_variables[::-1]
+    optimizer.build(variables)
+    before = [v.numpy() for v in variables]
+    optimizer.apply([tf.fill(v.shape, float(k)) for k, v in enumerate(variables)])
+    for k, (old, variable) in enumerate(zip(before, variables, strict=True)):
+        if not is_logit(variable) and not variable.path.endswith("kernel"):
+            np.testing.assert_allclose(variable, old - 0.1 * k, atol=1e-5)
+        assert (variable.numpy() != old).any() == (k > 0)

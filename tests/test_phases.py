@@ -322,6 +322,32 @@ def test_by_default_half_of_the_epochs_search():
     assert look.seen == [SEARCHING, FROZEN, FROZEN, FROZEN]
 
 
+@pytest.mark.parametrize(
+    ("first", "epochs", "arguments", "begin_and_end"),
+    [
+        (5, 10, {}, (0, 10)),
+        (6, 10, {}, (0, 8)),
+        (6, 12, {"pretrain_epochs": 2}, (8, 16)),
+    ],
+)
+def test_a_run_may_begin_at_a_later_epoch(first, epochs, arguments, begin_and_end):
+    model, look = pruned_mlp(), EachEpoch(phase)
+    callback = smart_tf.SmartPruningCallback(**arguments)
+    fit(model, callback, look, epochs=epochs, initial_epoch=first)
+    schedule = wrappers(model)[0].schedule
+    assert (schedule.begin_step, schedule.end_step) == begin_and_end
+    assert look.seen[-2:] == [FROZEN, FROZEN]
+
+
+def test_a_run_that_goes_on_at_a_later_epoch_counts_from_its_beginning():
+    model = pruned_mlp()
+    with pytest.raises(Interrupted):
+        fit(model, smart_tf.SmartPruningCallback(1), InterruptAt(7), epochs=7)
+    fit(model, smart_tf.SmartPruningCallback(1), epochs=7, initial_epoch=2)
+    schedule = wrappers(model)[0].schedule
+    assert (schedule.begin_step, schedule.end_step) == (4, 16)
+
+
 def test_no_layer_is_emptied():
     """Blocks of one layer would all rank last."""
     model = mlp()

@@ -169,6 +169,41 @@ def test_the_histogram_counts_all_blocks_at_each_moment():
     np.testing.assert_allclose(line.get_xydata(), [[10, 1], [20, 0.5], [30, 0.25]])
 
 
+@pytest.mark.parametrize("moments", [[0, 3, 20], [], 0, 2.5])
+def test_moments_must_have_been_recorded(moments):
+    with pytest.raises(ValueError, match="`moments` must be .* of the 2 moments"):
+        plots.mask_map(history("searching", "frozen"), "conv_10", moments=moments)
+    count = len(panels(plots.mask_map(history("searching"), "conv_10", np.int64(3))))
+    assert count == 1
+
+
+def test_long_names_leave_room_for_the_picture():
+    name = "encoder/multi_head_self_attention_with_relative_positions/{}/projection"
+    shares = {name.format(k): 0.5 for k in range(3)}
+    methods = {f"method number {k} with a long name": shares for k in range(9)}
+    figure = plots.sparsity_by_layer(methods)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_position().width > 0.5
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_words_of_phases_and_numbers_of_temperatures_can_be_read():
+    recorded = history("dense", "searching", *["frozen"] * 40)
+    recorded.temperatures = [2.8, 2.2, *[2.2] * 40]
+    figure = plots.mask_histogram(recorded)
+    figure.draw_without_rendering()
+    upper, lower = figure.axes[:2]
+    first, second = (text.get_window_extent() for text in upper.texts)
+    assert not first.overlaps(second)
+    ticks = [*lower.get_yticklabels(), *lower.get_yticklabels(minor=True)]
+    bounds = lower.get_window_extent()
+    boxes = [t.get_window_extent() for t in ticks if t.get_text() and t.get_visible()]
+    assert any(bounds.y0 <= box.y0 and box.y1 <= bounds.y1 for box in boxes)
+
+
 @pytest.mark.parametrize("layer", ["conv", "dense"])
 def test_a_layer_must_be_one_kernel(layer):
     with pytest.raises(ValueError, match="which (2|0) have"):

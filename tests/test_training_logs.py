@@ -256,3 +256,24 @@ def test_a_refused_run_leaves_no_files(tmp_path):
     assert not (tmp_path / "board").exists()
     with pytest.raises(TypeError, match="`log_dir` must be the path"):
         smart_tf.SmartPruningCallback(log_dir=3)
+
+
+@pytest.mark.parametrize("method", ["smart", "magnitude", "awg", "2:4"])
+def test_a_run_that_diverges_can_be_ended_in_peace(method, tmp_path):
+    structure = method if ":" in method else "4x4"
+    sparsity = None if ":" in method else 0.75
+    method = "smart" if ":" in method else method
+    model = smart_tf.prune(mlp(), sparsity, structure, method)
+    model = compiled(model, keras.optimizers.SGD(1e30))
+    driver = smart_tf.SmartPruningCallback(log_dir=tmp_path)
+    with pytest.warns(UserWarning, match="in the middle of the search"):
+        logs = fit(model, driver, keras.callbacks.TerminateOnNaN()).history
+    assert len(logs["loss"]) == 1 and np.isnan(logs["sparsity"]).all()
+    with pytest.raises(ValueError, match="diverged.*at update [12].* lower learning"):
+        smart_tf.strip_pruning(model)
+
+
+def test_a_run_that_diverges_says_so_at_the_freeze():
+    model = compiled(smart_tf.prune(mlp(), 0.75, "4x4"), keras.optimizers.SGD(1e30))
+    with pytest.raises(ValueError, match="diverged.*at update 8"):
+        fit(model, smart_tf.SmartPruningCallback(), epochs=4)

@@ -25,13 +25,18 @@ class Expected:
         labels: `"integers"` or `"one-hot"` for classes, `"binary"` for numbers from 0
             to 1, `"any"` for numbers that the loss does not restrict, `None` where
             labels are not needed.
-        units: Length of the last axis of the outputs.
+        outputs: Shape of one output, with None for sizes that are open.
     """
 
     shape: tuple
     dtype: str
     labels: str | None
-    units: int | None
+    outputs: tuple
+
+    @property
+    def units(self):
+        """Length of the last axis of the outputs."""
+        return self.outputs[-1] if self.outputs else None
 
     @classmethod
     def of(cls, model, loss=None):
@@ -51,7 +56,7 @@ class Expected:
             shape=tuple(inputs[0].shape[1:]),
             dtype=tf.as_dtype(inputs[0].dtype).name,
             labels=None if loss is None else _labels(loss),
-            units=outputs[0].shape[-1],
+            outputs=tuple(outputs[0].shape[1:]),
         )
 
 
@@ -80,6 +85,7 @@ def load(source, expected, settings):
         source: String: an `.npz` file with `x_train`, `y_train`, `x_test`, `y_test` or
             with `x` and `y`; a folder of images in one folder for each class, or with
             such folders in `train` and `test`; or `tfds:` and the name of a data set.
+            Where there is no `test`, `validation` or `val` is taken for it.
         expected: `Expected`.
         settings: `Settings`.
 
@@ -127,7 +133,8 @@ def _read_arrays(path, expected, settings):
     with np.load(path, allow_pickle=False) as file:
         kinds = ("x", "y") if expected.labels else ("x",)
         if {f"{kind}_train" for kind in kinds} <= set(file):
-            splits = ("_train", "_test" if "x_test" in file else None)
+            held = next((name for name in _HELD_OUT if f"x_{name}" in file), None)
+            splits = ("_train", held and f"_{held}")
         else:
             splits = ("", None)
         missing = [k + s for s in splits if s is not None for k in kinds]
@@ -150,11 +157,7 @@ def _arrays(file, split, expected):
     """Inputs and labels of one split, checked."""
     x = file[f"x{split}"]
     y = file[f"y{split}"] if expected.labels else np.zeros(len(x))
-    fits = x.ndim == len(expected.shape) + 1 and all(
-        size in (None, found)
-        for size, found in zip(expected.shape, x.shape[1:], strict=True)
-    )
-    if not fits:
+    if not _fits(x.shape[1:], expected.shape):
         raise ValueError(
             f"Array `x{split}` must have the shape {(None, *expected.shape)} that the "
             f"model takes. Received: shape {x.shape}"
@@ -170,6 +173,14 @@ def _arrays(file, split, expected):
                 f"Array `{name}` must be finite. Received: NaN or infinity in it"
             )
     units = expected.units
+    one_each = [(*expected.outputs[:-1], *last) for last in ((), (1,))]
+    if expected.labels == "integers" and not any(
+        _fits(y.shape[1:], shape) for shape in one_each
+    ):
+        raise ValueError(
+            f"Array `y{split}` must have one label for each output, and so the shape "
+            f"{(None, *one_each[0])}. Received: shape {y.shape}"
+        )
     if expected.labels == "integers" and not (
         y.dtype.kind in "iu" and y.min() >= 0 and y.max() < units
     ):
@@ -191,6 +202,13 @@ def _arrays(file, split, expected):
             f"model's loss wants them. Received: shape {y.shape}"
         )
     return x, y
+
+
+def _fits(shape, expected):
+    """Whether a shape is one with sizes that may be open."""
+    return len(shape) == len(expected) and all(
+        size in (None, found) for size, found in zip(expected, shape, strict=True)
+    )
 
 
 def _split(x, y, settings):

@@ -25,6 +25,12 @@ def new_axes(width, height):
     return figure, axes
 
 
+def shortened(name, most):
+    """A name without its middle, if it has more characters than `most`."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
 def style_of(index):
     """Dict: colour and mark of the curve with a number; the first 100 all differ."""
     turn, place = divmod(index, len(COLOURS))

@@ -2,7 +2,18 @@
 
 import numpy as np
 
-from smart_tf.plots.figures import COLOURS, DARK, PALE, finished, new_axes, style_of
+from smart_tf.plots.figures import (
+    COLOURS,
+    DARK,
+    PALE,
+    finished,
+    new_axes,
+    shortened,
+    style_of,
+)
+
+_WIDTH = 7  # inches
+_LINE = 100  # characters of a legend that fit into it
 
 
 def sparsity_by_layer(reports, path=None):
@@ -37,14 +48,17 @@ def sparsity_by_layer(reports, path=None):
             axes.plot(
                 100 * np.array(list(shares.values())),
                 rows + 0.5 * ((index + 0.5) / len(curves) - 0.5),  # none hides another
-                label=method,
+                label=shortened(method, _LINE // 2),
                 linestyle="none",
                 markersize=5,
                 **style_of(index),
             )
         axes.set_xlim(-1, 101)
         axes.grid(axis="y", color=PALE, linewidth=0.6)
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+        longest = max(min(len(method), _LINE // 2) for method in curves)
+        columns = max(1, min(4, _LINE // (longest + 6)))  # 6: a mark and its space
+        place = {"loc": "outside upper center", "ncols": columns}
+        figure.legend(**place, frameon=False, fontsize=8)
     axes.set_xlabel("weights that are zero, %")
     return finished(figure, path)
 
@@ -103,8 +117,9 @@ def _common_names(curves):
 
 def _layer_axes(names):
     """Axes with a row for each layer, in the order of the network."""
-    figure, axes = new_axes(7, max(2.5, 0.28 * len(names) + 1.2))
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    figure, axes = new_axes(_WIDTH, max(2.5, 0.28 * len(names) + 1.2))
+    labels = [shortened(name, 45) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     return figure, axes
 

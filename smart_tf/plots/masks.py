@@ -1,9 +1,11 @@
 """Pictures of how masks come about while a network is trained."""
 
+import numbers
+
 import numpy as np
 
 from smart_tf.export.optional import require
-from smart_tf.plots.figures import COLOURS, DARK, finished, new_figure
+from smart_tf.plots.figures import COLOURS, DARK, finished, new_figure, shortened
 
 _HEAT = "Blues"
 
@@ -26,14 +28,11 @@ def mask_map(history, layer, moments=6, path=None):
         `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If nothing was recorded, or `layer` names no kernel or several.
+        ValueError: If nothing was recorded, `layer` names no kernel or several, or
+            there is no such moment.
     """
     name = _kernel_named(history, layer)
-    indices = moments
-    if isinstance(moments, int):
-        first, last = _search(history.phases)
-        spaced = np.linspace(first, last, max(moments, 1))
-        indices = sorted({round(float(at)) for at in spaced})
+    indices = _indices(history, moments)
     masks = [history.masks[name][index] for index in indices]
     figure, panels = _panels(tile(masks[0]).shape, len(masks))
     for panel, mask, index in zip(panels, masks, indices, strict=False):
@@ -43,7 +42,7 @@ def mask_map(history, layer, moments=6, path=None):
         panel.set_visible(False)
     height, width = masks[0].shape[2:]
     places = f", at {height}x{width} positions" if height * width > 1 else ""
-    figure.suptitle(f"{name}{places}", fontsize=10)
+    figure.suptitle(f"{shortened(name, 70)}{places}", fontsize=10)
     figure.supxlabel("blocks of input channels", fontsize=8)
     figure.supylabel("blocks of output channels", fontsize=8)
     figure.colorbar(image, ax=panels, label="mask", shrink=0.7)
@@ -82,16 +81,19 @@ def mask_histogram(history, layer=None, path=None):
     figure.colorbar(heat, ax=upper, label="share of the blocks")
     upper.set(ylabel="mask")
     if layer:
-        figure.suptitle(names[0], fontsize=10)
+        figure.suptitle(shortened(names[0], 70), fontsize=10)
     warm = [index for index, phase in enumerate(history.phases) if phase != "frozen"]
+    temperatures = [history.temperatures[index] for index in warm]
     lower.semilogy(
         [history.updates[index] for index in warm],
-        [history.temperatures[index] for index in warm],
+        temperatures,
         color=COLOURS[1],
         marker=".",
     )
     lower.set(xlabel="optimizer updates", ylabel="temperature")
-    lower.tick_params(axis="y", which="minor", labelleft=False)  # they overlap
+    if temperatures and max(temperatures) >= 10 * min(temperatures):
+        # Between powers of ten they overlap; without one, there are no others.
+        lower.tick_params(axis="y", which="minor", labelleft=False)
     _mark_phases((upper, lower), history.phases, edges)
     return finished(figure, path)
 
@@ -118,6 +120,22 @@ def _kernel_named(history, layer):
             f"{list(history.masks)}"
         )
     return found[0]
+
+
+def _indices(history, moments):
+    """List of indices into the moments of a history."""
+    count = len(history.updates)
+    if isinstance(moments, numbers.Integral) and moments >= 1:
+        first, last = _search(history.phases)
+        spaced = np.linspace(first, last, moments)
+        return sorted({round(float(at)) for at in spaced})
+    indices = [] if isinstance(moments, numbers.Number) else list(moments)
+    if not indices or not all(-count <= index < count for index in indices):
+        raise ValueError(
+            "Argument `moments` must be a positive integer or a list of indices of "
+            f"the {count} moments that were recorded. Received: moments={moments!r}"
+        )
+    return indices
 
 
 def _check_recorded(history):
@@ -183,14 +201,21 @@ def _draw_mask(panel, mask):
 
 
 def _mark_phases(panels, phases, edges):
+    near = 0.15 * (edges[-1] - edges[0])  # closer, a word would run into the next one
+    last, lift = -np.inf, 0
     for index in range(1, len(phases)):
-        if phases[index] != phases[index - 1]:
-            for axes in panels:
-                axes.axvline(edges[index], color=DARK, linewidth=1, linestyle="--")
-            panels[0].annotate(
-                f" {phases[index]}",
-                (edges[index], 1),
-                xycoords=("data", "axes fraction"),
-                va="bottom",
-                fontsize=8,
-            )
+        if phases[index] == phases[index - 1]:
+            continue
+        for axes in panels:
+            axes.axvline(edges[index], color=DARK, linewidth=1, linestyle="--")
+        lift = 10 if edges[index] - last < near and not lift else 0
+        last = edges[index]
+        panels[0].annotate(
+            phases[index],
+            (edges[index], 1),
+            xytext=(2, 1 + lift),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="bottom",
+            fontsize=8,
+        )

@@ -17,6 +17,7 @@ from smart_tf.flavours.keras3.models import (
 from smart_tf.flavours.keras3.optimizer import (
     LossScaleOptimizer,
     PruningOptimizer,
+    average_of,
     trained_by,
 )
 from smart_tf.flavours.keras3.wrapper import PrunableLayer
@@ -26,6 +27,7 @@ __all__ = [
     "LossScaleOptimizer",
     "PrunableLayer",
     "PruningOptimizer",
+    "average_of",
     "calls",
     "clone_graph_model",
     "copy_layer",

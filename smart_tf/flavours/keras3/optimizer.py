@@ -34,13 +34,20 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         if trainable_variables is None:
-            trainable_variables = self._trainable_variables
+            known = self._trainable_variables
+            trainable_variables = [known[place] for place in self._places]
         self.apply_gradients(list(zip(grads, trainable_variables, strict=True)))
 
     @property
-    def optimizers(self):
-        """Both parts, as `keras.callbacks.SwapEMAWeights` asks for them."""
-        return [self.weights_optimizer, self.mask_optimizer]
+    def _model_variables_moving_average(self):
+        """The averages of the first variables, for `keras.callbacks.SwapEMAWeights`.
+
+        A list `optimizers` would do, too, but `LearningRateScheduler` and
+        `ReduceLROnPlateau` would then take the logits' rate for one of the user's.
+        """
+        parts = [self.weights_optimizer, self.mask_optimizer]
+        averaged = [p for p in parts if p.use_ema] if parts[0].use_ema else parts[:1]
+        return [v for part in averaged for v in part._model_variables_moving_average]
 
     @staticmethod
     def _serialize(optimizer):
@@ -57,3 +64,10 @@ LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
 def trained_by(optimizer, model):
     """The variables that a built optimizer knows."""
     return list(optimizer._trainable_variables)
+
+
+def average_of(optimizer, variable):
+    """The moving average that an optimizer keeps of a variable, or None."""
+    averages = getattr(optimizer, "_model_variables_moving_average", ())
+    pairs = zip(getattr(optimizer, "_trainable_variables", ()), averages, strict=False)
+    return next((average for known, average in pairs if known is variable), None)

@@ -22,6 +22,7 @@ from smart_tf.flavours.tf_keras.models import (
 from smart_tf.flavours.tf_keras.optimizer import (
     LossScaleOptimizer,
     PruningOptimizer,
+    average_of,
     trained_by,
 )
 from smart_tf.flavours.tf_keras.wrapper import PrunableLayer
@@ -34,6 +35,7 @@ __all__ = [
     "LossScaleOptimizer",
     "PrunableLayer",
     "PruningOptimizer",
+    "average_of",
     "calls",
     "clone_graph_model",
     "copy_layer",

@@ -70,3 +70,11 @@ def trained_by(optimizer, model):
     """The variables of a model that a built optimizer knows."""
     known = optimizer._index_dict
     return [v for v in model.trainable_variables if optimizer._var_key(v) in known]
+
+
+def average_of(optimizer, variable):
+    """The moving average that an optimizer keeps of a variable, or None."""
+    if not getattr(optimizer, "use_ema", False):
+        return None
+    place = optimizer._index_dict.get(optimizer._var_key(variable))
+    return None if place is None else optimizer._model_variables_moving_average[place]
