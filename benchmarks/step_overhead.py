@@ -48,6 +48,7 @@ FLAVOURS = {
     "keras XLA": OURS,
     "tf_keras": (*OURS, "tfmot, frequency 1", "tfmot, frequency 100"),
 }
+PLACES = len(NETWORKS) * len(FLAVOURS)
 
 
 def stepper(network, flavour, variant, batch=BATCH):
@@ -206,7 +207,6 @@ def time_rows(network, flavour, args):
                 "ratio": median(whole[variant] / whole["dense"]),
                 "extra_milliseconds": extra,
                 "ratio_by_extra": [1.0 + value / dense for value in extra],
-                "bar": BARS.get(variant),
             },
         )
 
@@ -235,14 +235,16 @@ def measure(args, report):
     source = {**provenance("benchmarks.step_overhead", SEED), "commit": commit()}
     source["load_before"] = os.getloadavg()[0]
     places = [(n, f) for n in args.networks for f in args.flavours]
-    everything = (args.networks, args.flavours) == (list(NETWORKS), list(FLAVOURS))
     for half in args.halves:
-        earlier = [] if everything else report.get(half, [])
-        report[half] = [*earlier, source]
+        # A run that is stopped has measured some of its places only.
+        run = {**source, "places": []}
+        earlier = [] if len(places) == PLACES else report.get(half, [])
+        report[half] = [*earlier, run]
         for place in places:
             for variant, row in HALVES[half](*place, args):
                 report["rows"].setdefault(name(*place, variant), {}).update(row)
             report["rows"] = in_order(report["rows"])
+            run["places"].append(", ".join(place))
             write(RESULTS / "step_overhead.json", report)
             show(report["rows"])
 
@@ -298,7 +300,7 @@ def cells(key, row, rows):
             with_interval(row["ratio"], "{:.3f}"),
             with_interval(row["extra_milliseconds"], "{:+.2f}"),
             with_interval(row["ratio_by_extra"], "{:.3f}"),
-            row["bar"] or "",
+            BARS.get(key.split(": ")[1], ""),
         ]
     if "memory" in row:
         dense = rows[key.split(": ")[0] + ": dense"]
@@ -311,13 +313,18 @@ def with_interval(triple, form):
     return f"{middle} [{low}, {high}]"
 
 
+def covered(places):
+    """What a run has measured, if that is not all."""
+    return "" if len(places) == PLACES else f"; {' and '.join(places)} alone"
+
+
 def markdown(report):
     rows = report["rows"]
     table = markdown_table(HEADER, [cells(*item, rows) for item in rows.items()])
     sources = "\n".join(
         f"- {half.capitalize()}: `{source['command']}`, {source['machine']['cpu']}, "
         f"{source['machine']['cores']} cores, load average "
-        f"{source['load_before']:.1f} before."
+        f"{source['load_before']:.1f} before{covered(source['places'])}."
         for half in HALVES
         for source in report.get(half, [])
     )
