@@ -4,7 +4,7 @@ import re
 
 from smart_tf import flavours, methods, prunable, structures
 from smart_tf.budgets import block_prices, priced_kernels
-from smart_tf.channels import couple, couple_kernels, find_groups
+from smart_tf.channels import couple, couple_kernels, find_groups, heads
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
 from smart_tf.ranking import Ranking
@@ -56,7 +56,9 @@ def prune(
             `"pdp"`, `"pas"`, `"awg"`, `"acdc"`, or a `smart_tf.methods.Method`.
         filters: Which layers: a regular expression that is searched in their paths,
             a list of layers and nested models or their names, a function `layer ->
-            bool`, or a `tfmot...PruningPolicy`. Default: all.
+            bool`, or a `tfmot...PruningPolicy`. Default: all, but where channels of
+            single kernels go, the layers that make the model's outputs: without its
+            channel a class would never be named.
         budget: What sparsity counts: `"weights"`, `"macs"` (multiply-accumulates), or
             a function from a kernel (`smart_tf.prunable.PrunableWeight`) to what its
             blocks cost, a number or an array of the shape of the grid of blocks.
@@ -89,7 +91,7 @@ def prune(
     if not flavour.is_model(model):
         return flavour.PrunableLayer(model, **settings)
     _check_model(model)
-    accepts = _resolve_filters(filters, model)
+    accepts = _resolve_filters(filters, model, structure)
     if getattr(structure, "coupled", False):
         return _prune_channels(model, flavour, settings, accepts, budget)
     layers = [
@@ -200,12 +202,29 @@ def why_left_alone(layer, structure):
     return None if None in reasons else reasons[0]
 
 
+def why_not_by_default(model, structure):
+    """What is pruned only where `filters` names it.
+
+    Args:
+        model: Built model of either flavour, with pruning wrappers or without.
+        structure: `smart_tf.structures.Structure`.
+
+    Returns:
+        Dict from the `id` of a layer to the reason, a string.
+    """
+    if not isinstance(structure, structures.Channel) or structure.coupled:
+        return {}
+    reason = "its channels are outputs of the model"
+    return {id(layer): reason for layer in heads(model)}
+
+
 def _reasons(model, structure, accepts):
     reasons = []
+    by_default = why_not_by_default(model, structure)
     for layer in parts(model):
         reason = why_left_alone(layer, structure)
         if reason is None and not accepts(layer):
-            reason = "left out by `filters`"
+            reason = by_default.get(id(layer), "left out by `filters`")
         if reason:
             reasons.append(f"'{layer.name}': {reason}")
     return "; ".join(reasons) or "it has no layers with weights."
@@ -225,9 +244,10 @@ def _check_model(model):
         )
 
 
-def _resolve_filters(filters, model):
+def _resolve_filters(filters, model, structure):
     if filters is None:
-        return lambda layer: True
+        left_out = why_not_by_default(model, structure)
+        return lambda layer: id(layer) not in left_out
     if isinstance(filters, str):
         try:
             pattern = re.compile(filters)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from smart_tf import flavours, plots, prunable
 from smart_tf.printing import render
-from smart_tf.pruning import why_left_alone
+from smart_tf.pruning import why_left_alone, why_not_by_default
 from smart_tf.ranking import joined
 from smart_tf.rewrite import parts
 from smart_tf.search import PHASES
@@ -182,11 +182,12 @@ def report(model):
     wrappers = flavours.wrappers(model)
     structure = wrappers[0].structure if wrappers else None
     masked = {id(m.weight.variable) for w in wrappers for m in w.weight_masks}
+    by_default = why_not_by_default(model, structure)
     kernels, skipped = {}, {}
     for layer in _layers(model):
         if flavours.is_wrapper(layer):
             continue
-        reason = _skipped(layer, structure, masked)
+        reason = _skipped(layer, structure, masked, by_default)
         if reason:
             skipped[layer.name] = reason
         if structure is None:
@@ -218,15 +219,14 @@ def _layers(model):
     return parts(model) if flavour.is_model(model) else [model]
 
 
-def _skipped(layer, structure, masked):
+def _skipped(layer, structure, masked, by_default):
     weights = prunable.prunable_weights(layer)
     if structure is None:
         return "" if weights else prunable.why_not(layer)
     if any(id(weight.variable) in masked for weight in weights):
         return "its kernel is masked in another layer that holds it"
-    return why_left_alone(layer, structure) or (
-        "left out when the model was pruned" if weights else ""
-    )
+    left_out = by_default.get(id(layer), "left out when the model was pruned")
+    return why_left_alone(layer, structure) or (left_out if weights else "")
 
 
 def _plain_kernel(weight, name):

@@ -12,11 +12,12 @@ from smart_tf.methods import Smart
 from tests.test_coupled_channels import X, Y, assert_same_outputs, network
 
 ALONE = Channel(coupled=False)
+ALL = {"structure": ALONE, "filters": "."}  # the head as well
 
 
 def searching(model=None, **kwargs):
     """A model in the middle of its search, and what drives it."""
-    model = smart_tf.prune(model or network(), 0.5, ALONE, **kwargs)
+    model = smart_tf.prune(model or network(), 0.5, **ALL, **kwargs)
     pruner = smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 10_000, 1.0, 0.9))
     pruner.start()
     model(X, training=True)
@@ -78,7 +79,7 @@ def test_in_front_of_a_normalisation_a_mask_would_learn_nothing():
 
 @pytest.mark.parametrize("method", ["smart", "pas"])
 def test_what_is_pruned_is_silent_and_as_much_as_is_asked(method):
-    model = smart_tf.prune(network(), 0.7, ALONE, method)
+    model = smart_tf.prune(network(), 0.7, **ALL, method=method)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     callback = smart_tf.SmartPruningCallback(search_epochs=2)
     model.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[callback])
@@ -141,7 +142,7 @@ def test_costs_that_differ_within_a_kernel_are_still_counted():
     model, _ = searching(budget=lambda weight: 2.0)
     assert len(flavours.wrappers(model)) == 6
     model = smart_tf.prune(
-        network(), 0.9, ALONE, budget=lambda w: prices(w.variable.shape[-1])
+        network(), 0.9, **ALL, budget=lambda w: prices(w.variable.shape[-1])
     )
     assert len(flavours.wrappers(model)) == 4
     final, spent, total = smart_tf.strip_pruning(model), 0.0, 0.0
