@@ -214,7 +214,7 @@ def why_not_by_default(model, structure):
     """
     if not isinstance(structure, structures.Channel) or structure.coupled:
         return {}
-    reason = "its channels are outputs of the model"
+    reason = "its channels are outputs of the model, and `filters` does not name it"
     return {id(layer): reason for layer in heads(model)}
 
 

@@ -26,14 +26,13 @@ def heads(model):
     found = {}
     for tensor in model.outputs:
         layer, read = makers[id(tensor)]
-        while len(read) == 1 and not getattr(layer, "weights", ()):
+        while len(read) == 1 and not _has_weights(layer):
             layer, read = makers[read[0]]
-        found.update({id(head): head for head in _inside(layer)})
+        if _has_weights(layer):
+            inner = heads(layer) if flavours.of(layer).is_model(layer) else [layer]
+            found.update({id(head): head for head in inner})
     return list(found.values())
 
 
-def _inside(layer):
-    """The heads of a nested model, or the layer itself."""
-    if layer is None:
-        return []
-    return heads(layer) if flavours.of(layer).is_model(layer) else [layer]
+def _has_weights(layer):
+    return bool(getattr(layer, "weights", ()))

@@ -67,6 +67,20 @@ def test_channels_of_single_kernels_are_silent_behind_their_norms():
         np.testing.assert_array_equal(variable.numpy() == 0, dead)
 
 
+@pytest.mark.parametrize("filters, whole", [(None, True), ("dense|logits", False)])
+def test_the_layer_that_names_the_classes_is_left_alone_unless_it_is_named(
+    filters, whole
+):
+    inputs = tf_keras.Input((8,))
+    inner = tf_keras.Sequential(
+        [layers.Dense(8, name="dense"), layers.Dense(4, name="logits")]
+    )
+    model = tf_keras.Model(inputs, tf_keras.activations.softmax(inner(inputs)))
+    alone = smart_tf.Channel(coupled=False)
+    pruned = smart_tf.prune(model, 0.5, alone, filters=filters)
+    assert ("logits" in smart_tf.report(pruned).skipped) == whole
+
+
 def test_a_saved_search_is_loaded_whole(tmp_path):
     structure = smart_tf.Channel(round_to=1)
     pruned = smart_tf.prune(network(), 0.5, structure, budget="macs")
