@@ -9,9 +9,11 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -510,6 +512,36 @@ def test_an_interrupted_command_says_so(folder, capsys, monkeypatch):
         main(["shrink", "channels.keras", "out.keras"])
     assert raised.value.code == 130 and contents() == before
     assert capsys.readouterr().err.endswith("smart-tf: interrupted\n")
+
+
+def test_a_terminated_command_leaves_nothing_behind(folder, monkeypatch):
+    before, inside = contents(), []
+
+    def killed(*args):
+        inside.extend(set(contents()) - set(before))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(smart_tf, "shrink", killed)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised:
+        main(["shrink", "channels.keras", "out.keras"])
+    assert raised.value.code == 143 and contents() == before
+    assert len(inside) == 1  # The test looks where unfinished files are.
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_arrays_that_nobody_reads_are_named(folder, capsys):
+    extra = {"x_val": X[:8], "y_val": Y[:8], "weights": np.ones(64)}
+    np.savez("more.npz", **SPLITS, **extra)
+    expected = data.Expected((16,), "float32", "integers", (4,))
+    with pytest.warns(UserWarning, match="more.npz.*weights, x_val, y_val") as caught:
+        data.load("more.npz", expected, data.Settings())
+    assert len(caught) == 1
+    unlabelled = data.Expected((16,), "float32", None, (4,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load("data.npz", expected, data.Settings())
+        data.load("data.npz", unlabelled, data.Settings())
 
 
 def test_debug_shows_where_an_error_arose(folder):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import warnings
 import zipfile
 
 import keras
@@ -145,6 +146,10 @@ def _read_arrays(path, expected, settings):
                 f"y_test, or x, y. Received: {path!r} with {', '.join(file) or 'none'}"
             )
         train, test = (s if s is None else _arrays(file, s, expected) for s in splits)
+        unread = set(file) - {k + s for s in splits if s is not None for k in "xy"}
+        if unread:
+            names = ", ".join(sorted(unread))
+            warnings.warn(f"Of {path!r} nothing reads: {names}", stacklevel=2)
     if test is None:
         train, test = _split(*train, settings)
     train = tf.data.Dataset.from_tensor_slices(train)

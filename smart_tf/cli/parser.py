@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from fractions import Fraction
 
@@ -63,13 +65,18 @@ def main(arguments=None):
         0.
 
     Raises:
-        SystemExit: With code 1 or 2 if something is wrong, 0 after `--help`.
+        SystemExit: With code 1 or 2 if something is wrong, 0 after `--help`, 130 or
+            143 if it is interrupted or terminated.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         # Keras shows its progress on the standard output, which is for the result.
-        with contextlib.redirect_stdout(sys.stderr), _short_warnings():
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            _short_warnings(),
+            _terminated_in_peace(),
+        ):
             result = options.run(options)
     except KeyboardInterrupt:
         parser.exit(130, "smart-tf: interrupted\n")
@@ -101,6 +108,23 @@ def _short_warnings():
             f"smart-tf: warning: {_one_line(message)}", file=sys.stderr
         )
         yield
+
+
+@contextlib.contextmanager
+def _terminated_in_peace():
+    """`kill` ends the command as Ctrl-C does: no unfinished files stay behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Nobody else may set what a signal does.
+        return
+
+    def stop(*_):
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser():
