@@ -308,6 +308,28 @@ def test_a_folder_that_says_what_to_test_on(tmp_path):
     assert y.tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_a_picture_that_is_broken_is_named(folder, capsys, part):
+    write_images(pathlib.Path("pictures"))
+    broken = pathlib.Path("pictures/dogs/3.png")
+    content = broken.read_bytes()
+    broken.write_bytes(b"no picture" if part == "head" else content[:-30])
+    pathlib.Path("pictures/dogs/notes.txt").write_text("is no picture either")
+    keras.Sequential([keras.Input((9, 7, 3)), keras.layers.Flatten()]).save(
+        "flat.keras"
+    )
+    line = "export flat.keras out.tflite --to tflite --quantize int8 --data pictures"
+    assert str(broken) in refused(line, capsys)
+
+
+def test_other_errors_of_tensorflow_are_left_as_they_are(tmp_path):
+    write_images(tmp_path)
+    for source in (str(tmp_path), "data.npz", "tfds:mnist"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="^something else$"):
+            with data.broken_pictures_named(source):
+                raise tf.errors.InvalidArgumentError(None, None, "something else")
+
+
 def test_tfds_that_is_not_installed(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     line = "prune model.keras out.keras --data tfds:mnist --sparsity 0.5"

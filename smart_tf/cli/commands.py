@@ -62,7 +62,10 @@ def prune(options):
     structure = options.structure or "16x8"
     if options.target:
         structure = targets.get(options.target).structure
-    with _output(options.out, options.force, ".keras") as path:
+    with (
+        _output(options.out, options.force, ".keras") as path,
+        data.broken_pictures_named(options.data),
+    ):
         keras.utils.set_random_seed(options.seed)
         model = models.load(options.model)
         config = models.compile_config(options.model)
@@ -137,12 +140,13 @@ def export_model(options):
         replaces = options.force and out.exists()
         _check_new(out.with_name(out.stem + route.beside), replaces)
     model = _plain(models.load(options.model))
-    if given.pop("data", None):
-        expected = data.Expected.of(model)
-        settings = data.Settings(held_out=0, scale=options.rescale)
-        samples, _ = data.load(options.data, expected, settings)
-        given["representative_data"] = samples
-    return route.write(model, out, **given)
+    if not given.pop("data", None):
+        return route.write(model, out, **given)
+    expected = data.Expected.of(model)
+    settings = data.Settings(held_out=0, scale=options.rescale)
+    samples, _ = data.load(options.data, expected, settings)
+    with data.broken_pictures_named(options.data):
+        return route.write(model, out, representative_data=samples, **given)
 
 
 def _check_given(given, route, goal, rescale):

@@ -1,5 +1,6 @@
 """Data on disk, as batches for one model: arrays, image folders, TFDS."""
 
+import contextlib
 import dataclasses
 import pathlib
 import warnings
@@ -12,6 +13,7 @@ import tensorflow as tf
 from smart_tf.export.optional import require
 
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
+_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 _HELD_OUT = ("test", "validation", "val")
 _SHUFFLE = 10_000
 
@@ -117,6 +119,37 @@ def load(source, expected, settings):
         return tf.cast(x, expected.dtype), y
 
     return tuple(data.map(prepare).prefetch(tf.data.AUTOTUNE) for data in pair)
+
+
+@contextlib.contextmanager
+def broken_pictures_named(source):
+    """Says which picture of a folder it is that cannot be read.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        ValueError: If the block fails over a picture that cannot be decoded.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        broken = next(_broken_pictures(source), None)
+        if broken is None:
+            raise
+        raise ValueError(
+            "Argument `--data` must be a folder whose pictures can be decoded. "
+            f"Received: {str(broken)!r}, which cannot"
+        ) from error
+
+
+def _broken_pictures(source):
+    for path in sorted(pathlib.Path(source).rglob("*")):
+        if path.suffix.lower() in _PICTURES:
+            try:
+                tf.io.decode_image(path.read_bytes(), expand_animations=False)
+            except tf.errors.InvalidArgumentError:
+                yield path
 
 
 def _labels(loss):
