@@ -6,8 +6,8 @@
 
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
 `longer.toml`, `updates.toml`, `macs.toml`, `ablations.toml`, `robust.toml`,
-`groups.toml`, `single.toml`, `norms.toml`, `depthwise.toml`, or `rivals.toml`, in which
-tfmot and PQuantML compete.
+`groups.toml`, `single.toml`, `norms.toml`, or `rivals.toml`, in which tfmot and
+PQuantML compete.
 
 In every cell (data, network, structure, sparsity), and for every method, the dense
 network included:
