@@ -201,22 +201,6 @@ def test_a_method_that_cannot_prune_a_structure_is_left_out():
     assert quick.left_out(quick.cells[0]) == {}
 
 
-def test_layers_that_a_cell_excepts_are_left_alone(small):
-    everything, smart = small.cells[0], small.entrants[1]
-    cell = dataclasses.replace(everything, but="conv0")
-    assert str(cell) == "toy net: 4x4 but conv0 50%"
-    masked = masked_kernels(small, everything, smart)
-    rest = {name for name in masked if "conv0" not in name}
-    assert masked_kernels(small, cell, smart) == rest != masked
-    assert "but" not in everything.pruning()  # lines from before are found again
-
-
-def masked_kernels(read, cell, entrant):
-    run = read.run("tune", cell, entrant, 0.01, None, 0)
-    report = smart_tf.report(wrap(build(run.network, toy_data()), run))
-    return {kernel.name for kernel in report.kernels if kernel.blocks}
-
-
 def test_what_is_best_at_the_edge_is_not_bracketed(small):
     pas = small.entrants[-1]
 

@@ -26,7 +26,6 @@ class Cell:
         coupled: Whether channels go together with those of other layers.
         budget: `"weights"` or `"macs"`.
         tune_at: Float, the sparsity at which methods are tuned; None for its own.
-        but: Regular expression: layers in whose names it is found are left alone.
     """
 
     data: str
@@ -36,7 +35,6 @@ class Cell:
     coupled: bool = True
     budget: str = "weights"
     tune_at: float | None = None
-    but: str | None = None
 
     @property
     def tuned(self):
@@ -49,8 +47,7 @@ class Cell:
         """String: the structure, and what is counted."""
         single = "" if self.coupled else ", single layers"
         macs = " by MACs" if self.budget == "macs" else ""
-        but = f" but {self.but}" if self.but else ""
-        return f"{self.structure}{single}{macs}{but}"
+        return f"{self.structure}{single}{macs}"
 
     def __str__(self):
         sparsity = "" if self.sparsity is None else f" {self.sparsity:.0%}"
@@ -59,8 +56,7 @@ class Cell:
     def pruning(self):
         """Dict: the arguments of `smart_tf.prune`, as a line has them."""
         fields = ("structure", "coupled", "sparsity", "budget")
-        but = {"but": self.but} if self.but else {}
-        return {name: getattr(self, name) for name in fields} | but
+        return {name: getattr(self, name) for name in fields}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +95,7 @@ class Entrant:
         structure = make_structure(**cell.pruning())
         method = make_method(self.base, self.with_knob(self.start))
         if isinstance(method, Rival):
-            return (
-                "it prunes all layers" if cell.but else method.refuses(structure, make)
-            )
+            return method.refuses(structure, make)
         return method.supports(structure, getattr(structure, "coupled", False))
 
     @property

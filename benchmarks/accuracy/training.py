@@ -4,7 +4,6 @@ import gc
 import hashlib
 import json
 import os
-import re
 import time
 
 import keras
@@ -147,13 +146,11 @@ def prune(model, run, data):
 
 def wrap(model, run):
     """The model prepared for pruning."""
-    but = run.pruning.get("but")
     return smart_tf.prune(
         model,
         sparsity=run.pruning["sparsity"],
         structure=make_structure(**run.pruning),
         method=make_method(run.base, run.settings),
-        filters=but and (lambda layer: not re.search(but, layer.name)),
         budget=run.pruning["budget"],
     )
 
