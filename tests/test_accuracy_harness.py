@@ -395,6 +395,14 @@ def test_cells_are_shown_when_they_are_whole(small, tmp_path):
     assert all(path.stat().st_size > 5000 for path in paths)
 
 
+def test_dense_networks_alone_have_a_table_and_no_pictures(small, tmp_path):
+    dense = small.only("dense")
+    results = [study(dense, dense.cells[0], Pretend())]
+    text = tables.document("Title", results, [])
+    assert "| toy net: 4x4 50% | 89.20 |" in text and "Ahead" not in text
+    assert plots.draw(results, tmp_path / "plots") == []
+
+
 def test_runs_that_did_not_start_alike_are_not_compared(small):
     result = study(small, small.cells[0], Pretend())
     result.standings[1].lines[2]["checkpoint"] = "another"

@@ -5,9 +5,9 @@
     python -m benchmarks.accuracy tables [--quick]  tables and plots of what is done
 
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
-`longer.toml`, `updates.toml`, `macs.toml`, `ablations.toml`, `robust.toml`,
-`groups.toml`, `single.toml`, `norms.toml`, or `rivals.toml`, in which tfmot and
-PQuantML compete.
+`longer.toml`, `updates.toml`, `macs.toml`, `slim.toml`, `ablations.toml`,
+`robust.toml`, `groups.toml`, `single.toml`, `blocks.toml`, `norms.toml`, or
+`rivals.toml`, in which tfmot and PQuantML compete.
 
 In every cell (data, network, structure, sparsity), and for every method, the dense
 network included:

@@ -10,13 +10,14 @@ def draw(results, folder):
     """Writes all pictures.
 
     Args:
-        results: List of `Result`.
+        results: List of `Result`; where nothing was pruned there is nothing to draw.
         folder: `pathlib.Path`, made if need be.
 
     Returns:
         List of the paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    results = [result for result in results if result.pruned]
     curves = {}
     for result in results:
         cell = result.cell

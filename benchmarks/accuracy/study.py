@@ -77,6 +77,11 @@ class Result:
     standings: list
     left_out: dict
 
+    @property
+    def pruned(self):
+        """List of the `Standing`s of methods that prune; all but the dense network."""
+        return [s for s in self.standings if s.entrant.base != DENSE]
+
 
 def study(config, cell, execute, each=map):
     """Compares all methods that can prune what a cell asks for.

@@ -48,6 +48,7 @@ def document(title, results, missing):
     parts = [f"# {title}\n", NOTES]
     if results:
         parts += ["## Overview\n", overview(results)]
+    if any(result.pruned for result in results):
         parts += ["## Ahead and behind\n", COUNTED, counts(results)]
     for result in results:
         parts += [f"## {result.cell}\n", cell_table(result)]
@@ -114,10 +115,9 @@ def _ahead_and_behind(results, name):
 
 def _overview_row(result, names, numbers):
     means = {s.entrant.name: s.mean() for s in result.standings}
-    pruned = [s for s in result.standings if s.entrant.base != DENSE]
-    best = max((s.entrant.name for s in pruned), key=means.get, default=None)
+    best = max((s.entrant.name for s in result.pruned), key=means.get, default=None)
     shown = {name: f"{100 * mean:.2f}" for name, mean in means.items()}
-    for standing in pruned:
+    for standing in result.pruned:
         difference = to_best_rival(standing, result.standings)
         if difference and not difference.low <= 0 <= difference.high:
             shown[standing.entrant.name] += "\\*"
