@@ -32,8 +32,9 @@ class TemperatureSchedule:
             gradients over several).
         end_step: Integer > `begin_step`, the step at which the search is over
             and the masks are frozen.
-        initial_temperature: Positive float, `tau_0`.
-        final_temperature: Positive float <= `initial_temperature`, `tau_1`.
+        initial_temperature: Positive float, `tau_0`. By default that of `"smart"`,
+            whatever the model's method.
+        final_temperature: Positive float <= `initial_temperature`, `tau_1`; likewise.
 
     Raises:
         ValueError: If an argument is out of its range.

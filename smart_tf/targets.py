@@ -169,7 +169,7 @@ _U65 = Target(
     advice="As for the Ethos-U55, from DRAM: what blocks gain is the fetching.",
     gains=(
         Gain("cycles", "16x8 50%", "ethos-u65-512", 0.711),
-        Gain("cycles", "16x8 70%", "ethos-u65-512", 0.595),
+        Gain("cycles", "16x8 70%", "ethos-u65-512", 0.5952),
         Gain("encoded_weight_bytes", "16x8 70%", "ethos-u65-512", 0.411),
     ),
     evidence=_ESTIMATED,
