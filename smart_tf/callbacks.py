@@ -123,7 +123,9 @@ class SmartPruningCallback(Callback):
                 # Built now, the training graph need not be traced twice.
                 if not getattr(wrapped, "built", False):
                     wrapped.build(model.trainable_variables)
-            set_optimizer(model, wrapped)
+            if wrapped is not model.optimizer:
+                set_optimizer(model, wrapped)
+                model.train_function = None  # The other one is built into it.
 
     def on_train_begin(self, logs=None):
         self.pruner = None
@@ -233,8 +235,8 @@ class SmartPruningCallback(Callback):
                     f"update {updates}). Train for more epochs, or give "
                     f"`SmartPruningCallback` fewer. Received: {schedule}"
                 )
-        if pruner.layers[0].schedule not in (None, schedule):
-            # A graph traced before has the other schedule built in.
+        if pruner.layers[0].schedule != schedule:
+            # A graph traced before has the other schedule, or none, built in.
             self.model.make_train_function(force=True)
         pruner.schedule = schedule
         pruner.optimizer = self.model.optimizer

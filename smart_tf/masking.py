@@ -104,7 +104,7 @@ class MaskedLayer:
                 LOGITS, np.zeros(self.coupling.size, np.float32), trainable=True
             )
         for index, mask in enumerate(self.weight_masks):
-            mask.user_constraint = mask.weight.variable.constraint
+            mask.user_constraint = _of_the_user(mask.weight.variable.constraint)
             projection = _Projection(self, mask, steps=index == 0)
             self._set_constraint(mask.weight.variable, projection)
         Ranking([self]).initialise_logits()
@@ -247,16 +247,21 @@ class MaskedLayer:
         return [*own, *shared, self.search_state, self.pruning_step]
 
     def release(self):
-        """Gives the wrapped layer its own constraints back."""
+        """Gives the wrapped layer its own constraints back.
+
+        Those of a wrapper that was put around it later stay.
+        """
         for mask in self.weight_masks:
-            self._set_constraint(mask.weight.variable, mask.user_constraint)
+            constraint = mask.weight.variable.constraint
+            if isinstance(constraint, _Projection) and constraint.mask is mask:
+                self._set_constraint(mask.weight.variable, mask.user_constraint)
 
 
 class _Projection:
     """A kernel's constraint: keeps pruned weights at zero, and counts the updates."""
 
     def __init__(self, layer, mask, steps):
-        self._layer, self._mask, self._steps = layer, mask, steps
+        self._layer, self.mask, self._steps = layer, mask, steps
 
     def __call__(self, weights):
         layer = self._layer
@@ -264,7 +269,14 @@ class _Projection:
             counts = tf.convert_to_tensor(layer.pruning_step) > NOT_STARTED
             layer.pruning_step.assign_add(tf.cast(counts, layer.pruning_step.dtype))
             layer.ranking.search.step_done()
-        return self._mask.project(weights)
+        return self.mask.project(weights)
+
+
+def _of_the_user(constraint):
+    """A kernel's own constraint, where a model was pruned before, and not stripped."""
+    while isinstance(constraint, _Projection):
+        constraint = constraint.mask.user_constraint
+    return constraint
 
 
 def resolve_sparsity(sparsity, structure):

@@ -12,7 +12,7 @@ from smart_tf.optimizer import (
     peak_learning_rate,
     transfer,
 )
-from smart_tf.ranking import Ranking
+from smart_tf.ranking import Ranking, check_ranking
 from smart_tf.schedules import check_schedule
 from smart_tf.search import FROZEN, NOT_STARTED
 
@@ -45,8 +45,9 @@ class Pruner:
             model was saved with.
 
     Raises:
-        ValueError: If the model has no pruning wrappers, is not built, or is a part
-            of a model that was pruned in channels of several layers.
+        ValueError: If the model has no pruning wrappers, is not built, is a part of a
+            model that was pruned in channels of several layers, or has wrappers of
+            several methods.
     """
 
     def __init__(self, model, schedule=None):
@@ -63,13 +64,8 @@ class Pruner:
             )
         self._model = model
         check_schedule(schedule)
+        check_ranking(model, layers)
         self.ranking = Ranking(layers)
-        if self.ranking.coupled and self.ranking.lead is None:
-            raise ValueError(
-                "Argument `model` must be the whole model that was pruned: its "
-                "channels run through layers that are missing here. "
-                f"Received: model={model!r}"
-            )
         self.layers = layers
         self.flavour = flavours.of(layers[0])
         self.schedule = schedule or layers[0].schedule

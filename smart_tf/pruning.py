@@ -7,7 +7,7 @@ from smart_tf.budgets import block_prices, priced_kernels
 from smart_tf.channels import couple, couple_kernels, find_groups, heads
 from smart_tf.masking import resolve_floor, resolve_sparsity
 from smart_tf.optimizer import fresh_copy, set_optimizer
-from smart_tf.ranking import Ranking
+from smart_tf.ranking import Ranking, check_ranking
 from smart_tf.rewrite import parts, rewrite
 from smart_tf.search import FROZEN
 from smart_tf.subclassed import mark, unmark
@@ -177,7 +177,7 @@ def _wrapped(model, chosen, flavour, settings):
         ranking.hard_masks()  # raises if the budget cannot be met
         ranking.initialise_logits()
         return mark(rewrite(model, wrap))
-    except ValueError:
+    except Exception:
         for wrapper in wrappers.values():
             wrapper.release()
         raise
@@ -305,11 +305,15 @@ def strip_pruning(model):
 
     Raises:
         TypeError: If `model` is no Keras model or layer.
+        ValueError: If its masks are not frozen yet, and the rest of the model is needed
+            to rank them, or they are of several methods.
     """
     wrappers = flavours.wrappers(model)
     if not wrappers:
         return model
     flavour = flavours.of(model)
+    if any(float(wrapper.search_state[0]) != FROZEN for wrapper in wrappers):
+        check_ranking(model, wrappers)
     ranking = Ranking(wrappers)
     if ranking.phase != FROZEN:
         ranking.freeze()

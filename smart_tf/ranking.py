@@ -12,6 +12,31 @@ from smart_tf import topk
 from smart_tf.search import DENSE, FROZEN, Search, SearchState
 
 
+def check_ranking(model, layers):
+    """Raises a `ValueError` unless pruning wrappers can be ranked against each other.
+
+    Args:
+        model: The model that they are in.
+        layers: Non-empty list of built pruning wrappers, all of the model.
+    """
+    masks = [mask for layer in layers for mask in layer.weight_masks]
+    coupled = any(mask.channels is not None for mask in masks)
+    if coupled and all(layer.coupling is None for layer in layers):
+        raise ValueError(
+            "Argument `model` must be the whole model that was pruned: its "
+            "channels run through layers that are missing here. "
+            f"Received: model={model!r}"
+        )
+    first = layers[0].method
+    for layer in layers:
+        if layer.method != first:
+            raise ValueError(
+                "Argument `model` must have pruning wrappers of one method, since all "
+                f"their blocks are ranked together. Received: {first} and "
+                f"{layer.method} of layer '{layer.name}'"
+            )
+
+
 class Ranking:
     """Pruning wrappers that compete for one budget.
 

@@ -19,16 +19,35 @@ def rewrite(model, replace, input_shapes=None):
             cloned to the list of the shapes of its inputs, without the batch.
 
     Returns:
-        A model of the same class.
+        A model of the same class. If a part cannot be rewritten, all are left as they
+        were.
     """
+    done = []
+    try:
+        return _rewritten(model, replace, input_shapes, done)
+    except Exception:
+        for changed, replaced in reversed(done):
+            _substitute_layers(changed, replaced)
+        raise
+
+
+def _rewritten(model, replace, input_shapes, done):
+    """As `rewrite`; `done` gets what would undo what was replaced in place."""
+
+    def replaced(layer):
+        if _is_rewritable(layer, flavours.of(layer)):
+            return _rewritten(layer, replace, input_shapes, done)
+        return replace(layer)
+
     flavour = flavours.of(model)
     if flavour.is_graph_model(model):
-        return flavour.clone_graph_model(
-            model,
-            lambda part: _replaced(part, replace, input_shapes),
-            input_shapes(model) if input_shapes else None,
-        )
-    _replace_in_place(model, replace, flavour)
+        shapes = input_shapes(model) if input_shapes else None
+        return flavour.clone_graph_model(model, replaced, shapes)
+    layers = list(model._flatten_layers(include_self=False, recursive=False))
+    new = [replaced(layer) for layer in layers]
+    pairs = list(zip(layers, new, strict=True))
+    done.append((model, {id(after): before for before, after in pairs}))
+    _substitute_layers(model, {id(before): after for before, after in pairs})
     return model
 
 
@@ -46,16 +65,14 @@ def _is_rewritable(layer, flavour):
     return flavour.is_model(layer) and not flavours.is_wrapper(layer)
 
 
-def _replaced(layer, replace, input_shapes=None):
-    if _is_rewritable(layer, flavours.of(layer)):
-        return rewrite(layer, replace, input_shapes)
-    return replace(layer)
+def _substitute_layers(model, replaced):
+    """Replaces layers of a model in place.
 
-
-def _replace_in_place(model, replace, flavour):
-    replaced = {}
-    for layer in model._flatten_layers(include_self=False, recursive=False):
-        replaced[id(layer)] = _replaced(layer, replace)
+    Args:
+        model: Subclassed model.
+        replaced: Dict from the `id` of each of its layers to what shall stand there.
+    """
+    flavour = flavours.of(model)
     flavour.set_tracked_layers(model, replaced)
     for name, value in list(vars(model).items()):
         if name in flavour.TRACKING_ATTRIBUTES:
@@ -80,5 +97,5 @@ def _substitute(value, replaced, flavour):
     if not changes:
         return value
     if isinstance(value, tuple):
-        return tuple(new.values())
+        return getattr(value, "_make", tuple)(new.values())  # may be a namedtuple
     return flavour.replace_items(value, changes)

@@ -47,6 +47,12 @@ class TemperatureSchedule:
         initial_temperature=3.0,
         final_temperature=0.01,
     ):
+        for name, step in (("begin_step", begin_step), ("end_step", end_step)):
+            if int(step) != step:
+                raise ValueError(
+                    f"Argument `{name}` must be a whole number of optimizer updates. "
+                    f"Received: {name}={step!r}"
+                )
         if begin_step < 0:
             raise ValueError(
                 f"Argument `begin_step` must be >= 0. Received: {begin_step=}"

@@ -182,7 +182,9 @@ class Search:
         costs = ranking.costs()
         unit = costs.mean()
         weighted = None if np.all(costs == unit) else (costs / unit).astype(np.float32)
-        return x, ranking.budget() / unit, weighted
+        # All of it (a sparsity of 0) has no threshold.
+        budget = min(ranking.budget(), (1 - 1e-6) * costs.sum())
+        return x, budget / unit, weighted
 
     def _solved(self, problem, state, last):
         """The state with its threshold, and the shares of all logits (eq. 2)."""

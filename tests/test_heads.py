@@ -110,3 +110,11 @@ def test_a_model_with_nothing_else_says_what_to_do():
     with pytest.raises(ValueError, match="'head': .*`filters` does not name it"):
         smart_tf.prune(model, 0.5, ALONE)
     assert kernels(smart_tf.prune(model, 0.5, ALONE, filters="head")) == {"head"}
+
+
+def test_what_scales_and_shifts_behind_the_head_is_not_the_head():
+    behind = [layers.BatchNormalization(), layers.PReLU(), layers.Softmax()]
+    model = classifier(*behind)
+    assert names(model) == {"head"}
+    pruned = smart_tf.prune(model, 0.5, ALONE)
+    assert not flavours.is_wrapper(pruned.get_layer("head"))

@@ -6,7 +6,7 @@ from smart_tf import flavours
 
 
 def heads(model):
-    """The layers that make an output of a model, up to functions without weights.
+    """The layers that make an output of a model, up to functions and normalisations.
 
     Args:
         model: Model (or layer) of either flavour, with pruning wrappers or without.
@@ -26,13 +26,14 @@ def heads(model):
     found = {}
     for tensor in model.outputs:
         layer, read = makers[id(tensor)]
-        while len(read) == 1 and not _has_weights(layer):
+        while len(read) == 1 and not _makes_channels(layer):
             layer, read = makers[read[0]]
-        if _has_weights(layer):
+        if _makes_channels(layer):
             inner = heads(layer) if flavours.of(layer).is_model(layer) else [layer]
             found.update({id(head): head for head in inner})
     return list(found.values())
 
 
-def _has_weights(layer):
-    return bool(getattr(layer, "weights", ()))
+def _makes_channels(layer):
+    """Whether a layer has more than vectors, which scale and shift what is there."""
+    return any(len(weight.shape) > 1 for weight in getattr(layer, "weights", ()))

@@ -360,3 +360,24 @@ def test_what_is_seen_of_the_search(tmp_path, capsys):
             blocks = tiny.zero_fraction_of_blocks(kernel, 4, 4) < 1
             mask = history.masks[f"{name}/kernel"][-1]
             np.testing.assert_array_equal(mask[:, :, 0, 0], blocks.T)
+
+
+def test_a_fit_without_the_callback_does_not_keep_the_next_one_from_searching():
+    """The first `fit` traces a graph without a search, and with another optimizer."""
+    pruned = tiny.compiled(pruned_model(), optimizers.Adam(1e-2))
+    with pytest.warns(UserWarning, match="nothing drives the pruning"):
+        tiny.fit(pruned, 1, [])
+    logs = tiny.fit(pruned, 4, [smart_tf.SmartPruningCallback(search_epochs=3)]).history
+    assert logs["temperature"][0] < 1
+    assert logs["temperature"][-1] == pytest.approx(0.01)
+    assert logs["soft_sparsity"][0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_model_can_be_pruned_again_with_less_sparsity():
+    model = tiny.sequential()
+    start = model.get_weights()
+    for sparsity in (0.9, 0.3):
+        model.set_weights(start)
+        pruned = tiny.compiled(smart_tf.prune(model, sparsity, "4x4"))
+        tiny.fit(pruned, 4, [smart_tf.SmartPruningCallback(search_epochs=3)])
+        assert tiny.sparsity(pruned) == pytest.approx(sparsity, abs=0.03)
