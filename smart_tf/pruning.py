@@ -89,6 +89,7 @@ def prune(
         "max_layer_sparsity": resolve_floor(max_layer_sparsity, sparsity),
     }
     if not flavour.is_model(model):
+        _check_alone(filters=filters, budget=budget)
         return flavour.PrunableLayer(model, **settings)
     _check_model(model)
     accepts = _resolve_filters(filters, model, structure)
@@ -228,6 +229,16 @@ def _reasons(model, structure, accepts):
         if reason:
             reasons.append(f"'{layer.name}': {reason}")
     return "; ".join(reasons) or "it has no layers with weights."
+
+
+def _check_alone(**arguments):
+    """Raises a `ValueError` if a layer gets arguments that choose within a model."""
+    for name, value in arguments.items():
+        if value is not None and not (name == "budget" and value == "weights"):
+            raise ValueError(
+                f"Argument `{name}` must be left out where `model` is a single layer: "
+                f"there is nothing to choose from. Received: {name}={value!r}"
+            )
 
 
 def _check_model(model):
