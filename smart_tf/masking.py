@@ -104,9 +104,10 @@ class MaskedLayer:
                 LOGITS, np.zeros(self.coupling.size, np.float32), trainable=True
             )
         for index, mask in enumerate(self.weight_masks):
-            mask.user_constraint = _of_the_user(mask.weight.variable.constraint)
-            projection = _Projection(self, mask, steps=index == 0)
-            self._set_constraint(mask.weight.variable, projection)
+            variable = mask.weight.variable
+            projection = _Projection(self, mask, variable.constraint, steps=index == 0)
+            mask.user_constraint = _of_the_user(variable.constraint)
+            self._set_constraint(variable, projection)
         Ranking([self]).initialise_logits()
 
     def _masked_weights(self):
@@ -246,22 +247,27 @@ class MaskedLayer:
         shared = [] if self.shared_logits is None else [self.shared_logits]
         return [*own, *shared, self.search_state, self.pruning_step]
 
-    def release(self):
+    def release(self, undo=False):
         """Gives the wrapped layer its own constraints back.
 
         Those of a wrapper that was put around it later stay.
+
+        Args:
+            undo: Whether those of an earlier wrapper come back, too.
         """
         for mask in self.weight_masks:
             constraint = mask.weight.variable.constraint
             if isinstance(constraint, _Projection) and constraint.mask is mask:
-                self._set_constraint(mask.weight.variable, mask.user_constraint)
+                former = constraint.former if undo else mask.user_constraint
+                self._set_constraint(mask.weight.variable, former)
 
 
 class _Projection:
     """A kernel's constraint: keeps pruned weights at zero, and counts the updates."""
 
-    def __init__(self, layer, mask, steps):
+    def __init__(self, layer, mask, former, steps):
         self._layer, self.mask, self._steps = layer, mask, steps
+        self.former = former
 
     def __call__(self, weights):
         layer = self._layer

@@ -180,7 +180,7 @@ def _wrapped(model, chosen, flavour, settings):
         return mark(rewrite(model, wrap))
     except Exception:
         for wrapper in wrappers.values():
-            wrapper.release()
+            wrapper.release(undo=True)
         raise
 
 

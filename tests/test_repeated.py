@@ -74,6 +74,16 @@ def test_stripping_what_was_pruned_first_leaves_what_was_pruned_later():
     assert smart_tf.report(second).phase == "frozen"
 
 
+def test_what_is_refused_later_leaves_what_was_pruned_first():
+    model = small_model()
+    first = smart_tf.prune(model, 0.5, "4x4")
+    with pytest.raises(ValueError, match="sparsity"):
+        smart_tf.prune(model, 0.99, "32x32", max_layer_sparsity=0.99)
+    first.compile("adam", "mse")
+    assert fit(first)["sparsity"][-1] == pytest.approx(0.5, abs=0.02)
+    assert smart_tf.report(first).phase == "frozen"
+
+
 @pytest.mark.parametrize("structure", ["unstructured", "4x4"])
 def test_nothing_goes_at_a_sparsity_of_zero(structure):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32)])
