@@ -89,7 +89,7 @@ def prune(
         "max_layer_sparsity": resolve_floor(max_layer_sparsity, sparsity),
     }
     if not flavour.is_model(model):
-        _check_alone(filters=filters, budget=budget)
+        _check_alone(filters, budget)
         return flavour.PrunableLayer(model, **settings)
     _check_model(model)
     accepts = _resolve_filters(filters, model, structure)
@@ -231,14 +231,13 @@ def _reasons(model, structure, accepts):
     return "; ".join(reasons) or "it has no layers with weights."
 
 
-def _check_alone(**arguments):
-    """Raises a `ValueError` if a layer gets arguments that choose within a model."""
-    for name, value in arguments.items():
-        if value is not None and not (name == "budget" and value == "weights"):
-            raise ValueError(
-                f"Argument `{name}` must be left out where `model` is a single layer: "
-                f"there is nothing to choose from. Received: {name}={value!r}"
-            )
+def _check_alone(filters, budget):
+    if filters is not None or budget != "weights":
+        raise ValueError(
+            "Arguments `filters` and `budget` choose within a model, and must be left "
+            "out where `model` is a single layer. Received: "
+            f"filters={filters!r}, budget={budget!r}"
+        )
 
 
 def _check_model(model):

@@ -531,8 +531,7 @@ def test_a_single_layer_is_wrapped_and_given_back():
 
 @pytest.mark.parametrize("choice", [{"filters": "dense"}, {"budget": "macs"}])
 def test_there_is_nothing_to_choose_from_in_a_single_layer(choice):
-    (name,) = choice
-    with pytest.raises(ValueError, match=f"`{name}` must be left out"):
+    with pytest.raises(ValueError, match="must be left out where .* a single layer"):
         smart_tf.prune(layers.Dense(8), 0.5, "4x4", **choice)
 
 
