@@ -11,7 +11,6 @@ from rich.table import Table
 from smart_tf import export, plots, prunable
 from smart_tf.channels import find_groups
 from smart_tf.printing import render
-from smart_tf.report import numbered
 from smart_tf.rewrite import parts
 
 
@@ -65,7 +64,7 @@ class Comparison:
             rows[f"TFLite {kind}, bytes"] = file["bytes"]
             rows[f"TFLite {kind}, gzipped"] = file["gzip_bytes"]
         for name, (before, after) in rows.items():
-            ratio = f"{after / before:.2f}"
+            ratio = f"{after / before:.2f}" if before else ""
             table.add_row(name, f"{before:,.0f}", f"{after:,.0f}", ratio)
         for kind, file in self.files.items():
             ratio = f"{file['latency_ratio']:.2f}"
@@ -141,7 +140,7 @@ def _widths(model):
             owner, name = weight.owner.name, weight.variable.name.split("/")[-1]
             path = layer.name if owner == layer.name else f"{layer.name}/{owner}"
             names.append(f"{path}/{name.split(':')[0]}")
-    return dict(zip(numbered(names), widths, strict=True))
+    return dict(zip(prunable.numbered(names), widths, strict=True))
 
 
 def _files(models, quantize, data):

@@ -4,8 +4,8 @@ import numpy as np
 
 from smart_tf import flavours
 from smart_tf.flavours.callback import Callback
+from smart_tf.prunable import kernel_names
 from smart_tf.ranking import joined
-from smart_tf.report import kernel_names
 from smart_tf.search import PHASES, SearchState
 
 

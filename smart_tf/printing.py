@@ -16,10 +16,17 @@ def render(*parts, width=100):
         String without colours and without spaces at the ends of lines.
     """
     # In a notebook `rich` would write HTML elsewhere, and colours if it is told to.
+    # Names of files and layers are no markup: those in titles heed the console only.
     console = Console(
-        file=io.StringIO(), width=width, color_system=None, force_jupyter=False
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        force_jupyter=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
     )
     for part in parts:
-        console.print(part, markup=False, highlight=False)
+        console.print(part)
     lines = console.file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines)

@@ -175,6 +175,21 @@ def kernels(layer, structure=None):
     return [w for w in found.values() if structure is None or _fits(structure, w)]
 
 
+def kernel_names(weights):
+    """The names of `PrunableWeight`s, each of them once.
+
+    Layers in models within a model may have equal paths: those that come later are
+    numbered.
+    """
+    return numbered([weight.name for weight in weights])
+
+
+def numbered(names):
+    """Names with a number on those that were there before."""
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
+
+
 def _trainable_kernels(layer):
     trainable = {id(v) for v in _variables(layer, "trainable_variables")}
     return [w for w in kernels(layer) if id(w.variable) in trainable]

@@ -194,7 +194,7 @@ def report(model):
             for weight in prunable.prunable_weights(layer):
                 kernels.setdefault(id(weight.variable), weight)
     weights = list(kernels.values())
-    kernels = list(map(_plain_kernel, weights, kernel_names(weights)))
+    kernels = list(map(_plain_kernel, weights, prunable.kernel_names(weights)))
     phase, cut = "plain", None
     if wrappers:
         ranking = joined(wrappers)
@@ -243,7 +243,7 @@ def _masked_kernels(ranking):
     rows = []
     pairs = zip(ranking.masks, ranking.current_masks(), strict=True)
     pairs = [(mask, keep) for mask, keep in pairs if mask.is_kernel]
-    names = kernel_names([mask.weight for mask, _ in pairs])
+    names = prunable.kernel_names([mask.weight for mask, _ in pairs])
     for name, (mask, keep) in zip(names, pairs, strict=True):
         weights = int(mask.counts.sum())
         rows.append(
@@ -257,26 +257,6 @@ def _masked_kernels(ranking):
             )
         )
     return rows
-
-
-def kernel_names(weights):
-    """Paths of the layers that hold `PrunableWeight`s, and the kernels' names.
-
-    Layers in models within a model may have equal paths: those that come later are
-    numbered.
-    """
-    names = []
-    for weight in weights:
-        owner = getattr(weight.owner, "path", weight.owner.name)
-        kernel = weight.variable.name.split("/")[-1].split(":")[0]
-        names.append(f"{owner}/{kernel}")
-    return numbered(names)
-
-
-def numbered(names):
-    """Names with a number on those that were there before."""
-    before = [names[:place].count(name) for place, name in enumerate(names)]
-    return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
 
 
 def _parameters(model, wrappers):

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from smart_tf.plots.masks import tile
-from smart_tf.report import kernel_names
+from smart_tf.prunable import kernel_names
 
 _LARGEST_IMAGE = 512
 

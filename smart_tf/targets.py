@@ -9,9 +9,11 @@ print(target.export(smart_tf.strip_pruning(pruned), "model.tflite", x_train[:500
 """
 
 import dataclasses
+import pathlib
 
 from smart_tf import structures
 from smart_tf.export import compile_for_ethos_u, to_onnx, to_tflite
+from smart_tf.export.staging import staged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +85,13 @@ class Target:
         """
         if self.name == "nvidia-2:4":
             return to_onnx(model, path, representative_data)
-        report = to_tflite(model, path, self.quantize, representative_data)
         if self.accelerator is None:
-            return report
-        return compile_for_ethos_u(path, self.accelerator)
+            return to_tflite(model, path, self.quantize, representative_data)
+        with staged(path) as staging:  # Both files or none.
+            to_tflite(model, staging, self.quantize, representative_data)
+            report = compile_for_ethos_u(staging, self.accelerator)
+        compiled = pathlib.Path(path).with_name(pathlib.Path(report.path).name)
+        return dataclasses.replace(report, path=str(compiled))
 
     def __str__(self):
         rounding = f", channels in multiples of {self.round_to}"

@@ -158,7 +158,8 @@ def test_a_diverged_result_is_refused(folder, capsys):
         ("model.keras model.keras/out.keras --data data.npz", "a folder that exists"),
         ("gone.keras out.keras --data data.npz", "is not there"),
         ("data.npz out.keras --data data.npz", "is another"),
-        ("model.keras out.keras --data gone.npz", "must be an .npz file"),
+        ("model.keras out.keras --data gone.npz", "an .npz file.*which is not there"),
+        ("model.keras out.keras --data model.keras", "an .npz file.*which is another"),
         ("model.keras out.keras --data images.npz", "x_test, y_test, or x, y"),
         ("model.keras out.keras --data .", "does not take images"),
         ("model.keras out.keras --data data.npz --structure 3", "'OxIxHxW'"),
@@ -167,9 +168,11 @@ def test_a_diverged_result_is_refused(folder, capsys):
         ("model.keras out.keras --data data.npz --filters [", "unterminated"),
         ("model.keras out.keras --data data.npz --held-out 1", "between 0 and 1"),
         ("model.keras out.keras --data data.npz --rescale 1/0", "--rescale"),
+        ("model.keras out.keras --data data.npz --rescale 0", "--rescale: .* than 0"),
+        ("model.keras out.keras --data data.npz --rescale 1e400", "--rescale"),
         ("model.keras out.keras --data data.npz --epochs 0", "must be positive"),
         ("model.keras out.keras --data data.npz --sparsity 1.5", r"in \[0, 1\)"),
-        ("model.keras out.keras --data data.npz --budget params", "`budget` must be"),
+        ("model.keras out.keras --data data.npz --budget params", "`--budget` must be"),
         ("model.keras out.keras", "--data"),
         (
             "model.keras out.keras --data data.npz --structure channel --target "
@@ -191,7 +194,8 @@ def test_prune_refuses_before_it_trains(folder, capsys, monkeypatch, line, messa
         ({"x_train": X[:64, :15]}, r"`x_train` must have the shape \(None, 16\)"),
         ({"y_test": Y[:3]}, "equally long"),
         ({"y_train": Y[:64] + 1}, "integers from 0 to 3"),
-        ({"y_train": np.eye(4)[Y[:64]]}, r"so the shape \(None,\)"),
+        ({"y_train": np.array(["a", "b"])[Y[:64] % 2]}, r"integers from 0 .*: <U1 in"),
+        ({"y_train": np.eye(4)[Y[:64]]}, r"in the shape \(None,\)"),
         ({"y_train": np.stack([Y[:64], Y[:64]], 1)}, r"shape \(None,\).*\(64, 2\)"),
         ({"x_test": np.where(X[64:] > 1, np.nan, X[64:])}, "`x_test` must be finite"),
         ({"x_train": np.where(X[:64] > 1, np.inf, X[:64])}, "`x_train` must be finite"),
@@ -247,16 +251,72 @@ def test_one_hot_labels_are_for_losses_that_want_them(folder):
     assert one_hot == expected("one-hot")
     _, test = data.load("one_hot.npz", one_hot, data.Settings())
     assert whole(test)[1].shape == (19, 4)
-    with pytest.raises(ValueError, match="one-hot labels of length 4"):
+    with pytest.raises(ValueError, match=r"one-hot labels in the shape \(None, 4\)"):
         data.load("data.npz", one_hot, data.Settings())
     sparse = data.Expected.of(mlp(), "sparse_categorical_crossentropy")
     assert sparse == expected("integers")
-    assert data.Expected.of(mlp(), keras.losses.MeanSquaredError()) == expected("any")
+    numbers = data.Expected.of(mlp(), keras.losses.MeanSquaredError())
+    assert numbers == expected("numbers")
+
+
+@pytest.mark.parametrize(
+    "loss, labels",
+    [
+        ("bce", "binary"),
+        ("mse", "numbers"),
+        ("kld", "numbers"),
+        (["sparse_categorical_crossentropy"], "integers"),
+        ({"fourth": "categorical_crossentropy"}, "one-hot"),
+        (keras.losses.CategoricalGeneralizedCrossEntropy(), "integers"),
+        ("ctc", "any"),
+    ],
+)
+def test_losses_are_known_by_all_of_their_names(loss, labels):
+    assert data.Expected.of(mlp(), loss) == expected(labels)
+
+
+@pytest.mark.parametrize(
+    "found, outputs",
+    [
+        *[((), (1,)), ((1,), ()), ((5, 1), (5,)), ((5,), (5, 1)), ((5,), (None, 1))],
+        *[((3,), (3,)), ((1,), (None,))],
+    ],
+)
+def test_numbers_to_learn_have_the_shape_of_the_outputs(folder, found, outputs):
+    np.savez("numbers.npz", x=X, y=np.zeros((len(X), *found)))
+    wanted = data.Expected((16,), "float32", "numbers", outputs)
+    assert len(data.load("numbers.npz", wanted, data.Settings())) == 2
+
+
+@pytest.mark.parametrize("found, units", [((3,), 1), ((), 3), ((4,), 3), ((3, 3), 3)])
+@pytest.mark.parametrize("labels", ["numbers", "binary"])
+def test_labels_that_would_be_broadcast_are_refused(folder, labels, found, units):
+    np.savez("numbers.npz", x=X, y=np.zeros((len(X), *found)))
+    message = rf"`y` must hold numbers.* in the shape \(None, {units}\)"
+    with pytest.raises(ValueError, match=message):
+        data.load("numbers.npz", expected(labels, units=units), data.Settings())
+
+
+@pytest.mark.parametrize("labels", ["one-hot", "binary", "numbers", "any"])
+def test_labels_that_are_text_are_refused(folder, labels):
+    np.savez("text.npz", x=X, y=np.array(["cat", "dog"])[Y % 2])
+    with pytest.raises(ValueError, match=r"`y` must hold .*: <U3 in the shape \(96,\)"):
+        data.load("text.npz", expected(labels), data.Settings())
+
+
+def test_integers_are_not_rescaled(folder):
+    np.savez("bytes.npz", x=np.arange(160, dtype="uint8").reshape(10, 16))
+    wanted = data.Expected((16,), "uint8", None, (4,))
+    with pytest.raises(ValueError, match="`--rescale` must be left out.*of uint8"):
+        data.load("bytes.npz", wanted, data.Settings(scale=1 / 255))
+    train, _ = data.load("bytes.npz", wanted, data.Settings(held_out=0))
+    assert whole(train)[0].sum() == sum(range(160))
 
 
 def test_labels_of_a_binary_loss_are_from_0_to_1(folder):
     wanted = data.Expected.of(mlp(), keras.losses.BinaryCrossentropy())
     assert wanted == data.Expected.of(mlp(), "binary_crossentropy")
+    wanted = dataclasses.replace(wanted, outputs=(1,))
     with pytest.raises(ValueError, match="numbers from 0 to 1.* from 0 to 3"):
         data.load("data.npz", wanted, data.Settings())
     np.savez("binary.npz", x=X, y=Y > 1)
@@ -387,6 +447,9 @@ def test_report_is_the_library_s(folder, capsys):
     assert result == json.loads(json.dumps(report.to_dict()))
     assert pathlib.Path("bars.png").read_bytes().startswith(b"\x89PNG")
     assert "--force" in refused("report channels.keras --plot bars.png", capsys)
+    run("report channels.keras --plot bars.png --force", capsys)
+    message = refused("report channels.keras --plot bars", capsys)
+    assert re.search(r"`OUT` must end in .*\.png.* Received: OUT='bars'", message)
 
 
 def test_report_knows_models_that_are_being_pruned(folder, capsys):
@@ -467,7 +530,8 @@ def test_export_of_masks(folder, capsys):
             "--to openvino --quantize int8 --data images.npz",
             "`--quantize` must be one of float16 with --to openvino",
         ),
-        ("--to tflite --data gone.npz", "--data"),
+        ("--to tflite --data gone.npz", "which is not there"),
+        ("--to openvino", "`OUT` must end in '.xml'. Received: OUT='out.tflite'"),
         ("--to tflite --target flash-size", "not allowed with"),
         ("", "--to --target"),
     ],
@@ -493,18 +557,27 @@ def test_a_compiler_that_fails_leaves_nothing_behind(folder, capsys, monkeypatch
     def fail(*args, **kwargs):
         raise export.ExportError("Vela cannot\ncompile this")
 
-    monkeypatch.setattr(export, "compile_for_ethos_u", fail)
     monkeypatch.setattr(smart_tf.targets, "compile_for_ethos_u", fail)
     line = f"export channels.keras out.tflite {goal} --data images.npz"
     assert refused(line, capsys, code=1).endswith("Vela cannot compile this")
 
 
-def test_ethos_u_gets_both_files(folder, capsys):
+@pytest.mark.parametrize(
+    "goal", ["--to ethos-u --accelerator ethos-u65-512", "--target ethos-u65"]
+)
+def test_ethos_u_gets_both_files(folder, capsys, goal):
     pytest.importorskip("ethosu.vela")
-    line = "export channels.keras out.tflite --target ethos-u55-128 --data images.npz"
-    result = run(line, capsys)
-    assert result["path"] == "out.tflite" and result["cycles"] > 0
-    assert {"out.tflite", "out_vela.tflite"} <= set(contents())
+    before = set(contents())
+    result = run(f"export channels.keras out.tflite {goal} --data images.npz", capsys)
+    assert result["path"] == "out_vela.tflite" and result["cycles"] > 0
+    assert result["accelerator"] == "ethos-u65-512"
+    assert set(contents()) - before == {"out.tflite", "out_vela.tflite"}
+
+
+def test_messages_name_what_the_user_typed(folder, capsys):
+    message = refused("export channels.keras gone/out.tflite --to tflite", capsys)
+    assert "Argument `OUT` must" in message and "OUT='gone/out.tflite'" in message
+    assert "Argument `path` must" in refused("inspect gone.tflite", capsys)
 
 
 def test_classes_that_are_not_known(folder, capsys):

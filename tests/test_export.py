@@ -9,9 +9,10 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 
 from smart_tf import export
-from smart_tf.export import tflite
+from smart_tf.export import conversion, staging, tflite
 from smart_tf.export.matching import match_weight
 from smart_tf.export.signature import get_signature
+from smart_tf.export.tensors import read_weights
 from tests.pruned_models import convnet, images, two_by_two, zeroed
 
 
@@ -356,3 +357,154 @@ def test_benchmark_finds_the_slower_file(tmp_path):
     assert export.benchmark(paths[0], rounds=2, round_seconds=0.001).rows[0].ratio == 1
     with pytest.raises(ValueError, match="`rounds`"):
         export.benchmark(paths, rounds=0)
+
+
+def test_interpreter_quantizes_what_is_not_of_the_files_type(path):
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, convnet()(keras.layers.Rescaling(1 / 255)(inputs)))
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), "uint8")
+    export.to_tflite(model, path, "int8", pictures)
+    interpreter = export.Interpreter(path)
+    wanted = interpreter.run(pictures.astype("float32"))
+    np.testing.assert_array_equal(interpreter.run(pictures), wanted)
+    stored = (pictures.astype(int) - 128).astype("int8")  # The file's own integers.
+    np.testing.assert_array_equal(interpreter.run(stored), wanted)
+
+
+def test_operators_that_stay_in_floats_are_named(path):
+    model = keras.Sequential([keras.Input((4, 4, 4, 8)), keras.layers.Conv3D(6, 3)])
+    x = np.random.default_rng(0).random((4, 4, 4, 4, 8), "float32")
+    report = export.to_tflite(model, path, "int8", x)
+    assert report.float_operators == ("CONV_3D",)
+    assert "NOT int8: CONV_3D" in str(report)
+    assert export.to_tflite(model, path).float_operators == ()
+    assert export.to_tflite(convnet(), path, "int8", images()).float_operators == ()
+
+
+def same_names():
+    """Two models with a layer of the same name, in a third one."""
+
+    def part(name):
+        inputs = keras.Input((8,))
+        outputs = keras.layers.Dense(8, activation="relu", name="fc")(inputs)
+        return keras.Model(inputs, outputs, name=name)
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, part("second")(part("first")(inputs)))
+    first, second = (layer.get_layer("fc").kernel for layer in model.layers[1:])
+    first.assign(first.numpy() * (np.arange(8) >= 4)[:, None])
+    second.assign(second.numpy() * (np.arange(8) >= 2)[:, None])
+    return model
+
+
+def test_kernels_of_equal_names_are_told_apart(path):
+    report = export.to_tflite(same_names(), path)
+    zeros = {row.source: row.zero_fraction for row in report.tensors if row.source}
+    assert zeros == {"fc/kernel": 0.5, "fc/kernel_1": 0.25}
+
+
+def test_zeros_that_are_lost_are_missed_whatever_the_names(path):
+    class Filled(tflite.TFLite):
+        """Loses the zeros of the first kernel."""
+
+        def read_weights(self, path):
+            weights = super().read_weights(path)
+            return [w for w in weights if w.zero_fraction != 0.5]
+
+    with pytest.raises(export.ExportError, match="zeros of fc/kernel\\."):
+        conversion.export(Filled(), same_names(), path)
+    layers = [keras.Input((8,)), keras.layers.Dense(6, name="unbiased")]
+    model = zeroed(keras.Sequential(layers), blocks=3)
+    with pytest.raises(export.ExportError, match="unbiased/kernel"):
+        conversion.export(Filled(), model, path)
+    assert not path.exists()
+
+
+def test_kernels_with_equal_zeros_have_a_tensor_each(path):
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(8)]
+    )
+    report = export.to_tflite(zeroed(model), path)
+    sources = [row.source for row in report.tensors if len(row.shape) == 2]
+    assert len(set(sources)) == 2 and "" not in sources
+
+
+def test_state_that_is_no_kernel_need_not_be_in_the_file(path):
+    class Counting(keras.layers.Layer):
+        def build(self, shape):
+            self.seen = self.add_weight(shape=(4, 8), trainable=False, name="seen")
+
+        def call(self, inputs):
+            return inputs
+
+    model = keras.Sequential([keras.Input((8,)), Counting(), keras.layers.Dense(6)])
+    model.layers[0].seen.assign(np.eye(4, 8))
+    assert export.to_tflite(model, path).lost == ()
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_one_output_of_several_that_is_wrong_is_found(path, quantize):
+    class Broken(tflite.TFLite):
+        """The smaller output is 0."""
+
+        def load(self, path):
+            run = super().load(path)
+            return lambda batch: [y * (np.abs(y).max() > 1e3) for y in run(batch)]
+
+    inputs = keras.Input((4,))
+    large = keras.layers.Rescaling(1e6)(keras.layers.Dense(2)(inputs))
+    shares = keras.layers.Dense(3, activation="softmax")(inputs)
+    model = keras.Model(inputs, [large, shares])
+    x = np.random.default_rng(0).random((16, 4), "float32")
+    assert export.to_tflite(model, path, quantize, x).relative_difference < 0.1
+    with pytest.raises(export.ExportError, match="output 1 differs"):
+        conversion.export(Broken(quantize, x), model, path.with_name("b.tflite"), x)
+    assert not path.with_name("b.tflite").exists()
+
+
+def test_what_the_runtime_refuses_is_an_error_of_the_export(path):
+    model = keras.Sequential([keras.Input((2,), dtype="int32")])
+    model.add(keras.layers.Embedding(4, 3))
+    with pytest.raises(export.ExportError, match="does not run in the LiteRT"):
+        export.to_tflite(model, path, representative_data=np.full((1, 2), 9))
+
+
+def test_files_that_are_cut_off_are_named(tmp_path, path):
+    export.to_tflite(convnet(), path)
+    half = tmp_path / "half.tflite"
+    half.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="`path` must be a whole .tflite file"):
+        export.Interpreter(half)
+    with pytest.raises(ValueError, match="`path` must be a whole .tflite file"):
+        read_weights(half)
+    with pytest.raises(ValueError, match=r"files in \.tflite, \.onnx, \.xml"):
+        export.benchmark(tmp_path / "model.keras")
+
+
+def test_interpreter_names_wrong_shapes(path):
+    export.to_tflite(convnet(), path)
+    for wrong in (images()[..., :1], images()[0], np.float32(1)):
+        with pytest.raises(ValueError, match="shape .None, 12, 12, 3. for input"):
+            export.Interpreter(path).run(wrong)
+
+
+def test_a_batch_size_is_a_whole_number(path):
+    with pytest.raises(ValueError, match="batch_size=True"):
+        export.to_tflite(convnet(), path, batch_size=True)
+    export.to_tflite(convnet(), path, batch_size=np.int64(2))
+    assert export.Interpreter(path).input_details["image"]["shape"][0] == 2
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "saved"
+    export.to_saved_model(convnet(), folder)
+    before = (folder / "saved_model.pb").read_bytes()
+
+    def refuse(source, target):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(staging.os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        export.to_saved_model(convnet(), folder)
+    assert (folder / "saved_model.pb").read_bytes() == before
+    assert list(tmp_path.iterdir()) == [folder]

@@ -99,3 +99,27 @@ def test_masks_that_do_not_read_back_are_not_left_behind(tmp_path, monkeypatch):
     with pytest.raises(export.ExportError, match="mask of golden/blocks"):
         export.to_masks(golden(), tmp_path / "masks.npz", "16x8")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kernels_of_equal_names_are_numbered(tmp_path):
+    def part(name):
+        inputs = keras.Input((8,))
+        return keras.Model(inputs, keras.layers.Dense(8, name="fc")(inputs), name=name)
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, part("second")(part("first")(inputs)))
+    kernel = model.layers[1].get_layer("fc").kernel
+    kernel.assign(kernel.numpy() * (np.arange(8) >= 4)[:, None])
+    export.to_masks(model, tmp_path / "masks.npz", "4x4")
+    arrays, content = read(tmp_path / "masks.npz")
+    assert arrays["fc/kernel"].tolist() == [[False, False], [True, True]]
+    assert arrays["fc/kernel_1"].all()
+    kept = {kernel["name"]: kernel["kept"] for kernel in content["kernels"]}
+    assert kept == {"fc/kernel": 2, "fc/kernel_1": 4}
+
+
+def test_a_structure_that_fits_nothing_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(2.0)])
+    with pytest.raises(ValueError, match="`structure` must fit kernels of the model"):
+        export.to_masks(model, tmp_path / "masks.npz", "4x4")
+    assert not list(tmp_path.iterdir())

@@ -246,3 +246,24 @@ def test_saved_model_has_the_lookup_tables(tmp_path, data):
     x = tf.constant([["b"], ["a"], ["other"]])
     found = run_saved_model(str(tmp_path / "model"), {"words": x})
     np.testing.assert_allclose(found["output_0"], model(x), atol=1e-6)
+
+
+def test_openvino_is_timed_with_a_row_and_its_weights(tmp_path):
+    fixed, open_batch = tmp_path / "fixed.xml", tmp_path / "open.xml"
+    export.to_openvino(convnet(), fixed)
+    export.to_openvino(convnet(), open_batch, batch_size=None)
+    report = export.benchmark([fixed, open_batch], rounds=3, round_seconds=0.002)
+    for row, path in zip(report.rows, (fixed, open_batch), strict=True):
+        weights = path.with_suffix(".bin")
+        assert row.bytes == path.stat().st_size + weights.stat().st_size
+    run = export.openvino.prepare(open_batch)
+    assert [tensor.shape[0] for tensor in run.__self__.input_tensors] == [1]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "int8", "float16", "float64"])
+def test_onnx_is_timed_whatever_its_inputs(tmp_path, dtype):
+    inputs = keras.Input((4,), dtype=dtype)
+    outputs = keras.layers.Dense(2)(keras.ops.cast(inputs, "float32"))
+    export.to_onnx(keras.Model(inputs, outputs), tmp_path / "model.onnx")
+    report = export.benchmark(tmp_path / "model.onnx", rounds=2, round_seconds=0.001)
+    assert report.rows[0].median > 0

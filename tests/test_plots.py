@@ -50,6 +50,28 @@ def test_the_same_network_under_two_names_is_the_same():
     assert [t.get_text() for t in axes.get_yticklabels()] == ["conv_0", "conv_1"]
 
 
+def test_a_network_of_one_kernel_may_have_two_names_too():
+    reports = {k: report(0.5, model=f"{k}/") for k in ("net_1", "net_2")}
+    axes = plots.sparsity_by_layer(reports).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["conv_0"]
+    axes = plots.sparsity_by_layer({"smart": {"conv_0/kernel": 0.5}}).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["conv_0"]
+
+
+@pytest.mark.parametrize("reports", [[report(0.5)], {"smart": [0.5]}, {"conv_0": 0.5}])
+def test_what_is_no_report_is_refused(reports):
+    with pytest.raises(TypeError, match="`reports` must be a `PruningReport`, or a"):
+        plots.sparsity_by_layer(reports)
+
+
+def test_networks_without_kernels_are_not_drawn():
+    with pytest.raises(ValueError, match="`reports` must be of a model with kernels"):
+        plots.sparsity_by_layer(report())
+    comparison = types.SimpleNamespace(widths={})
+    with pytest.raises(ValueError, match="`comparison` must be of a model with"):
+        plots.channel_widths(comparison)
+
+
 def test_reports_of_different_networks_are_refused():
     with pytest.raises(ValueError, match="same kernels"):
         plots.sparsity_by_layer({"a": report(0.5), "b": report(0.5, 0.7)})
@@ -231,8 +253,9 @@ def test_pictures_are_written_whole_or_not_at_all(draw, tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     draw(tmp_path / "picture.svg")
     assert b"<svg" in (tmp_path / "picture.svg").read_bytes()
-    with pytest.raises(ValueError, match="not supported"):
-        draw(tmp_path / "picture.docx")
+    for name in ("picture.docx", "picture"):
+        with pytest.raises(ValueError, match=r"`path` must end in .*\.png.*\.svg"):
+            draw(tmp_path / name)
     with pytest.raises(ValueError, match="folder that exists"):
         draw(tmp_path / "nowhere" / "picture.png")
     names = sorted(path.name for path in tmp_path.iterdir())

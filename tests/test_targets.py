@@ -70,13 +70,24 @@ def test_the_routes_of_the_targets(tmp_path):
         convnet(), tmp_path / "b.tflite", images()
     )
     assert u55.accelerator == "ethos-u55-128"
-    assert (tmp_path / "b_vela.tflite").is_file()
+    assert u55.path == str(tmp_path / "b_vela.tflite")
+    assert {"b.tflite", "b_vela.tflite"} <= {path.name for path in tmp_path.iterdir()}
     onnx = pytest.importorskip("onnx")
     report = targets.get("nvidia-2:4").export(convnet(), tmp_path / "c.onnx")
     assert report.target == "ONNX"
     onnx.checker.check_model(str(tmp_path / "c.onnx"))
     with pytest.raises(ValueError, match="`representative_data` must be given"):
         targets.get("flash-size").export(convnet(), tmp_path / "d.tflite")
+
+
+def test_a_compiler_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    def fail(*args):
+        raise export.ExportError("no Vela")
+
+    monkeypatch.setattr(targets, "compile_for_ethos_u", fail)
+    with pytest.raises(export.ExportError, match="no Vela"):
+        targets.get("ethos-u85").export(convnet(), tmp_path / "a.tflite", images())
+    assert not list(tmp_path.iterdir())
 
 
 def test_ethos_u_targets_name_accelerators_that_vela_knows():

@@ -122,6 +122,26 @@ def test_zeros_cost_fewer_encoded_bytes_than_the_dense_model(files, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out.tflite"]
 
 
+def test_a_dense_model_without_weights_on_the_npu_has_no_ratio(files, tmp_path):
+    layers = [keras.Input((8, 8, 3)), keras.layers.MaxPooling2D()]
+    x = np.random.default_rng(0).random((4, 8, 8, 3), "float32")
+    export.to_tflite(keras.Sequential(layers), tmp_path / "pool.tflite", "int8", x)
+    report = export.compile_for_ethos_u(
+        files / "small.tflite", dense=tmp_path / "pool.tflite"
+    )
+    assert report.weight_ratio is None
+    assert report.to_dict()["weight_ratio"] is None
+
+
+def test_the_source_is_not_overwritten(files):
+    before = (files / "small.tflite").read_bytes()
+    with pytest.raises(ValueError, match="`output_path` must be another file"):
+        export.compile_for_ethos_u(
+            files / "small.tflite", output_path=files / "small.tflite"
+        )
+    assert (files / "small.tflite").read_bytes() == before
+
+
 def test_the_compiled_file_goes_beside_the_model(files):
     report = export.compile_for_ethos_u(files / "small.tflite")
     assert report.path == str(files / "small_vela.tflite")

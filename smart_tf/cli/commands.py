@@ -63,7 +63,7 @@ def prune(options):
     if options.target:
         structure = targets.get(options.target).structure
     with (
-        _output(options.out, options.force, ".keras") as path,
+        _output(options.out, options.force) as path,
         data.broken_pictures_named(options.data),
     ):
         keras.utils.set_random_seed(options.seed)
@@ -98,14 +98,14 @@ def report(options):
     """Zeros of a model, layer by layer."""
     found = smart_tf.report(models.load(options.model))
     if options.plot:
-        with _output(options.plot, options.force) as path:
-            found.plot(path)
+        _check_new(pathlib.Path(options.plot), options.force)
+        found.plot(options.plot)
     return found
 
 
 def shrink(options):
     """Removes the channels that are zero."""
-    with _output(options.out, options.force, ".keras") as path:
+    with _output(options.out, options.force) as path:
         model = _plain(models.load(options.model))
         small = smart_tf.shrink(model)
         comparison = smart_tf.compare(model, small, files=options.time)
@@ -124,12 +124,12 @@ def export_model(options):
         target = targets.get(options.target)
         beside = _VELA if target.accelerator else None
         stored = (target.quantize,)
-        route = Route(_for_target, {"target", "data"}, beside, stored)
+        route = Route(target.export, {"data"}, beside, stored)
     else:
         route = ROUTES[options.to]
     given = {
         name: value
-        for name in ("quantize", "sparse", "structure", "accelerator", "target", "data")
+        for name in ("quantize", "sparse", "structure", "accelerator", "data")
         if (value := getattr(options, name))
     }
     goal = f"--target {options.target}" if options.target else f"--to {options.to}"
@@ -178,17 +178,11 @@ def _check_given(given, route, goal, rescale):
 
 
 def _to_ethos_u(model, path, quantize="int8", representative_data=None, **options):
-    """Both files or none: the `.tflite` file, and what Vela makes of it."""
-    with staged(path, argument="OUT") as staging:
-        export.to_tflite(model, staging, quantize, representative_data)
-        compiled = export.compile_for_ethos_u(staging, **options)
-    return dataclasses.replace(compiled, path=str(path))
-
-
-def _for_target(model, path, target, representative_data=None):
-    with staged(path, argument="OUT") as staging:
-        made = targets.get(target).export(model, staging, representative_data)
-    return dataclasses.replace(made, path=str(path))
+    """As for a chip that is known, with another accelerator."""
+    target = dataclasses.replace(
+        targets.get("ethos-u55-128"), quantize=quantize, **options
+    )
+    return target.export(model, path, representative_data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,11 +223,11 @@ ROUTES = {
 
 
 @contextlib.contextmanager
-def _output(out, force, suffix=None):
-    """A path to write to, which becomes `out` if the block succeeds."""
+def _output(out, force):
+    """A path to write a model to, which becomes `out` if the block succeeds."""
     out = pathlib.Path(out)
-    if suffix and out.suffix != suffix:
-        raise ValueError(f"Argument `OUT` must end in {suffix}. Received: OUT='{out}'")
+    if out.suffix != ".keras":
+        raise ValueError(f"Argument `OUT` must end in .keras. Received: OUT='{out}'")
     _check_new(out, force)
     with staged(out, argument="OUT") as path:
         yield path

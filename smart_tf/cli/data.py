@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import warnings
 import zipfile
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from smart_tf import flavours
 from smart_tf.export.optional import require
 
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
@@ -26,8 +28,8 @@ class Expected:
         shape: Shape of one input, with None for sizes that are open.
         dtype: Type of the inputs.
         labels: `"integers"` or `"one-hot"` for classes, `"binary"` for numbers from 0
-            to 1, `"any"` for numbers that the loss does not restrict, `None` where
-            labels are not needed.
+            to 1, `"numbers"` for one for each output, `"any"` for numbers in a shape
+            of the loss's own, `None` where labels are not needed.
         outputs: Shape of one output, with None for sizes that are open.
     """
 
@@ -55,10 +57,11 @@ class Expected:
                 f"functions for others. Received: {len(inputs)} inputs and "
                 f"{len(outputs)} outputs"
             )
+        losses = flavours.of(model).keras.losses
         return cls(
             shape=tuple(inputs[0].shape[1:]),
             dtype=tf.as_dtype(inputs[0].dtype).name,
-            labels=None if loss is None else _labels(loss),
+            labels=None if loss is None else _labels(loss, losses),
             outputs=tuple(outputs[0].shape[1:]),
         )
 
@@ -100,6 +103,12 @@ def load(source, expected, settings):
         ValueError: If there is no such data, or it does not fit the model.
         ImportError: If a data set of TFDS is asked for, which is not installed.
     """
+    if settings.scale != 1 and not tf.as_dtype(expected.dtype).is_floating:
+        raise ValueError(
+            "Argument `--rescale` must be left out for a model whose inputs are "
+            "integers: the products would be cut to integers as well. "
+            f"Received: --rescale={settings.scale:g} for inputs of {expected.dtype}"
+        )
     if source.startswith("tfds:"):
         pair = _read_tfds(source.removeprefix("tfds:"), expected, settings)
     elif pathlib.Path(source).is_dir():
@@ -107,10 +116,11 @@ def load(source, expected, settings):
     elif zipfile.is_zipfile(source) and source.endswith(".npz"):
         pair = _read_arrays(source, expected, settings)
     else:
+        there = pathlib.Path(source).exists()
         raise ValueError(
             "Argument `--data` must be an .npz file, a folder of images in one folder "
-            "for each class, or tfds: and the name of a data set. "
-            f"Received: --data={source!r}"
+            "for each class, or tfds: and the name of a data set. Received: "
+            f"--data={source!r}, which is {'another' if there else 'not there'}"
         )
 
     def prepare(x, y):
@@ -152,15 +162,20 @@ def _broken_pictures(source):
                 yield path
 
 
-def _labels(loss):
-    """What labels a loss takes."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
-    name = (name or type(loss).__name__).replace("_", "").lower()
-    if name.startswith("sparse"):
-        return "integers"
-    if name.startswith("binary"):
-        return "binary"
-    return "one-hot" if name.startswith("categorical") else "any"
+def _labels(loss, losses):
+    """What labels a loss takes; `losses` is the module that knows it by its name."""
+    (loss,) = keras.tree.flatten(loss)  # It may be in a list or a dict.
+    loss = losses.get(loss)
+    name = getattr(loss, "__name__", type(loss).__name__).replace("_", "").lower()
+    starts = {
+        "sparse": "integers",
+        "categoricalgeneralized": "integers",
+        "categorical": "one-hot",
+        "binary": "binary",
+        "circle": "any",
+        "ctc": "any",
+    }
+    return next((k for start, k in starts.items() if name.startswith(start)), "numbers")
 
 
 def _read_arrays(path, expected, settings):
@@ -210,36 +225,39 @@ def _arrays(file, split, expected):
             raise ValueError(
                 f"Array `{name}` must be finite. Received: NaN or infinity in it"
             )
-    units = expected.units
-    one_each = [(*expected.outputs[:-1], *last) for last in ((), (1,))]
-    if expected.labels == "integers" and not any(
-        _fits(y.shape[1:], shape) for shape in one_each
-    ):
-        raise ValueError(
-            f"Array `y{split}` must have one label for each output, and so the shape "
-            f"{(None, *one_each[0])}. Received: shape {y.shape}"
-        )
-    if expected.labels == "integers" and not (
-        y.dtype.kind in "iu" and y.min() >= 0 and y.max() < units
-    ):
-        raise ValueError(
-            f"Array `y{split}` must hold integers from 0 to {units - 1}, as the model "
-            f"has {units} outputs and its loss is for such labels. Received: {y.dtype} "
-            f"from {y.min()} to {y.max()}"
-        )
-    if expected.labels == "binary" and not (
-        y.dtype.kind in "biuf" and y.min() >= 0 and y.max() <= 1
-    ):
-        raise ValueError(
-            f"Array `y{split}` must hold numbers from 0 to 1, as the model's loss is "
-            f"binary. Received: {y.dtype} from {y.min()} to {y.max()}"
-        )
-    if expected.labels == "one-hot" and y.shape[-1:] != (units,):
-        raise ValueError(
-            f"Array `y{split}` must hold one-hot labels of length {units}, as the "
-            f"model's loss wants them. Received: shape {y.shape}"
-        )
+    if expected.labels:
+        _check_labels(f"y{split}", y, expected)
     return x, y
+
+
+def _check_labels(name, y, expected):
+    """Raise unless labels are of the kind, shape and range that the loss takes."""
+    outputs, last = expected.outputs, (expected.units or np.inf) - 1
+    what, kinds, shape, low, high = {
+        "integers": (f"integers from 0 to {last}", "iu", outputs[:-1], 0, last),
+        "one-hot": ("one-hot labels", "biuf", outputs, 0, 1),
+        "binary": ("numbers from 0 to 1", "biuf", outputs, 0, 1),
+        "numbers": ("numbers", "biuf", outputs, -np.inf, np.inf),
+        "any": ("numbers", "biuf", y.shape[1:], -np.inf, np.inf),
+    }[expected.labels]
+    numbers = y.dtype.kind in "biuf" and y.size
+    if (
+        not numbers
+        or y.dtype.kind not in kinds
+        or not _fits_but_for_one(y.shape[1:], shape)
+        or not low <= y.min() <= y.max() <= high
+    ):
+        span = f" from {y.min()} to {y.max()}" if numbers else ""
+        raise ValueError(
+            f"Array `{name}` must hold {what} in the shape {(None, *shape)}, as the "
+            f"model's loss takes them. Received: {y.dtype}{span} in the shape {y.shape}"
+        )
+
+
+def _fits_but_for_one(shape, expected):
+    """Whether a shape fits, but for a last axis of 1, which Keras adds or removes."""
+    both = [{k, k[:-1]} if k[-1:] == (1,) else {k} for k in (shape, expected)]
+    return any(_fits(*pair) for pair in itertools.product(*both))
 
 
 def _fits(shape, expected):

@@ -84,7 +84,8 @@ def main(arguments=None):
         if options.debug:
             raise
         usage = isinstance(error, (ValueError, TypeError, ImportError, OSError))
-        parser.exit(2 if usage else 1, f"smart-tf: error: {_one_line(error)}\n")
+        message = _as_typed(_one_line(error), options)
+        parser.exit(2 if usage else 1, f"smart-tf: error: {message}\n")
     text = json.dumps(result.to_dict(), indent=1) if options.json else str(result)
     try:
         print(text, flush=True)
@@ -96,6 +97,15 @@ def main(arguments=None):
 
 def _one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _as_typed(message, options):
+    """A message of the library, with the names of arguments that the user typed."""
+    names = {name: f"--{name.replace('_', '-')}" for name in vars(options)}
+    names |= {"model": "MODEL", "representative_data": "--data"}
+    names["path"] = "path" if "path" in options else "OUT"  # Of `inspect`, or written.
+    places = r"(?<=Argument `)\w+(?=`)|(?<=Received: )\w+(?==)"
+    return re.sub(places, lambda found: names.get(found[0], found[0]), message)
 
 
 @contextlib.contextmanager
@@ -235,7 +245,7 @@ def _add_data(group, required=False):
     group.add_argument("--data", required=required, help=use + _DATA)
     group.add_argument(
         "--rescale",
-        type=_checked(lambda text: float(Fraction(text))),
+        type=_number(lambda text: float(Fraction(text)), bool, "other than 0"),
         default=1.0,
         metavar="FACTOR",
         help="multiply inputs by this, such as 1/255 (default: 1)",
@@ -249,7 +259,7 @@ def _add_data(group, required=False):
         )
         group.add_argument(
             "--held-out",
-            type=_between(0, 1, float),
+            type=_number(float, lambda share: 0 < share < 1, "between 0 and 1"),
             default=0.2,
             metavar="SHARE",
             help="to test on, where the data has no part for that "
@@ -322,27 +332,23 @@ def _checked(read):
     def convert(text):
         try:
             return read(text)
-        except (ValueError, TypeError, ZeroDivisionError, re.error) as error:
+        except (ValueError, TypeError, ArithmeticError, re.error) as error:
             raise argparse.ArgumentTypeError(_one_line(error)) from error
 
     return convert
 
 
-def _positive(kind):
+def _positive(read):
+    return _number(read, lambda number: 0 < number < float("inf"), "positive")
+
+
+def _number(read, holds, what):
+    """A type for argparse: what `read` makes of a text, if `holds` is true of it."""
+
     def convert(text):
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise ValueError(f"must be positive. Received: {text}")
-        return number
-
-    return _checked(convert)
-
-
-def _between(low, high, kind):
-    def convert(text):
-        number = kind(text)
-        if not low < number < high:
-            raise ValueError(f"must be between {low} and {high}. Received: {text}")
+        number = read(text)
+        if not holds(number):
+            raise ValueError(f"must be {what}. Received: {text}")
         return number
 
     return _checked(convert)

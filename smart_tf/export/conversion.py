@@ -10,7 +10,7 @@ from smart_tf.export.report import ExportError, ExportReport, TensorRow
 from smart_tf.export.samples import check_representative_data, verification_batches
 from smart_tf.export.signature import get_signature, is_keras_model
 from smart_tf.export.staging import sizes, staged
-from smart_tf.prunable import prunable_weights
+from smart_tf.prunable import kernel_names, kernels
 
 VERIFICATION_BATCHES = 8
 
@@ -23,9 +23,10 @@ class Conversion:
         runtime: What runs them.
         quantize: How numbers are stored: `None` for float32.
         makes_folder: Whether it is a folder that is made, and not a file.
-        tolerance: How far the outputs may be from the Keras model's, as a share of the
-            largest output.
+        tolerance: How far an output may be from the Keras model's, as a share of its
+            largest value.
         hint: What may be wrong where the runtime does not load a file.
+        wrong_hint: What may be wrong where a file computes something else.
     """
 
     target = ""
@@ -34,6 +35,7 @@ class Conversion:
     makes_folder = False
     tolerance = 1e-3
     hint = ""
+    wrong_hint = ""
 
     def write(self, signature, path):
         """Write a model, given as a `Signature`, at `path`."""
@@ -50,6 +52,10 @@ class Conversion:
     def read_weights(self, path):
         """List the weights in the file: a `WeightTensor` each."""
         raise NotImplementedError
+
+    def float_operators(self, path):
+        """Name the operators that compute in floats though the file is to be int8."""
+        return ()
 
     @contextlib.contextmanager
     def refusals(self):
@@ -110,6 +116,7 @@ def export(
                 f"{', '.join(lost)}. `require_zeros=False` exports it all the same "
                 "(a layer that takes its kernel apart may hide them from this check)"
             )
+        in_floats = conversion.float_operators(staging)
         size, gzip_size = sizes(staging)
     return ExportReport(
         path=str(path),
@@ -122,6 +129,7 @@ def export(
         relative_difference=relative,
         samples=sum(len(batch[0]) for batch in batches),
         target=conversion.target,
+        float_operators=in_floats,
     )
 
 
@@ -153,7 +161,8 @@ def check_model(model):
 def _check_data(representative_data, batch_size):
     if representative_data is not None:
         check_representative_data(representative_data)
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+    whole = isinstance(batch_size, int | np.integer) and batch_size is not True
+    if batch_size is not None and not (whole and batch_size >= 1):
         raise ValueError(
             "Argument `batch_size` must be a positive integer or None. "
             f"Received: batch_size={batch_size!r}"
@@ -161,61 +170,80 @@ def _check_data(representative_data, batch_size):
 
 
 def _compare(conversion, signature, path, batches):
-    """Run file and Keras model side by side: absolute and relative difference."""
-    try:
+    """Run file and Keras model side by side.
+
+    Returns:
+        The largest absolute difference in any output, and the largest one as a share of
+        the largest value of the output that it is in.
+    """
+    with _refused(conversion, "load", conversion.hint):
         run = conversion.load(path)
-    except Exception as error:  # Each runtime has exceptions of its own.
-        if isinstance(error, ImportError):
-            raise
-        raise ExportError(
-            f"The converted model ({conversion}) does not load in "
-            f"{conversion.runtime}{conversion.hint}. It said: {error}"
-        ) from error
-    difference, largest = 0.0, 0.0
+    apart, largest = 0.0, 0.0  # by output
     for batch in batches:
-        found = run(dict(zip(signature.names, batch, strict=True)))
-        for got, wanted in zip(found, signature.call(*batch), strict=True):
-            wanted = np.asarray(wanted, np.float64)
-            got = np.asarray(got, np.float64)
-            if not np.isfinite(got).all() or not np.isfinite(wanted).all():
-                raise ExportError(
-                    "The outputs must be finite. Received: NaN or infinity from the "
-                    f"{'converted' if np.isfinite(wanted).all() else 'Keras'} model"
-                )
-            difference = max(difference, np.abs(got - wanted).max().item())
-            largest = max(largest, np.abs(wanted).max().item())
-    # A model that answers 0 to everything has no scale to relate to.
-    relative = difference / largest if largest > 1e-6 else difference
-    if relative > conversion.tolerance:
+        with _refused(conversion, "run"):
+            found = run(dict(zip(signature.names, batch, strict=True)))
+        wanted = signature.call(*batch)
+        pairs = [tuple(map(_float64, pair)) for pair in zip(found, wanted, strict=True)]
+        _check_finite(pairs)
+        apart = np.maximum(apart, [np.abs(got - want).max() for got, want in pairs])
+        largest = np.maximum(largest, [np.abs(want).max() for _, want in pairs])
+    # An output that is 0 throughout has no scale to relate to.
+    relative = apart / np.where(largest > 1e-6, largest, 1.0)
+    worst = relative.argmax()
+    if relative[worst] > conversion.tolerance:
         raise ExportError(
             f"The converted model ({conversion}) does not compute what the Keras model "
-            f"computes: their outputs differ by {difference:.3g}, which is "
-            f"{relative:.3g} of the largest output (allowed: {conversion.tolerance})"
+            f"computes: output {worst} differs by {apart[worst]:.3g}, which is "
+            f"{relative[worst]:.3g} of its largest value (allowed: "
+            f"{conversion.tolerance}){conversion.wrong_hint}"
         )
-    return difference, relative
+    return apart.max().item(), relative[worst].item()
+
+
+@contextlib.contextmanager
+def _refused(conversion, verb, hint=""):
+    """Whatever the runtime raises in this block becomes an `ExportError`."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # Each runtime has exceptions of its own.
+        raise ExportError(
+            f"The converted model ({conversion}) does not {verb} in "
+            f"{conversion.runtime}{hint}. It said: {error}"
+        ) from error
+
+
+def _float64(output):
+    return np.asarray(output, np.float64)
+
+
+def _check_finite(pairs):
+    for got, want in pairs:
+        if not np.isfinite(got).all() or not np.isfinite(want).all():
+            raise ExportError(
+                "The outputs must be finite. Received: NaN or infinity from the "
+                f"{'converted' if np.isfinite(want).all() else 'Keras'} model"
+            )
 
 
 def _tensor_rows(model, weights):
     """The file's weights as rows, and the pruned Keras weights it does not hold."""
-    layouts = {id(w.variable): w.layout for w in prunable_weights(model)}
-    matches = {}
-    for variable in model.weights:
-        name = getattr(variable, "path", variable.name)
-        if "bias" not in name:  # A GRU's has two axes, and is taken apart.
-            zeros = variable.numpy() == 0
-            match = match_weight(weights, zeros)
-            if match is not None:
-                matches[name] = match, layouts.get(id(variable))
-    sources = {}
-    for name, (match, layout) in matches.items():
+    pruned = kernels(model)
+    sources, lost = {}, []
+    for weight, name in zip(pruned, kernel_names(pruned), strict=True):
+        zeros = np.asarray(weight.variable) == 0
+        match = match_weight(weights, zeros, taken=sources)
+        if match is None:
+            continue
+        if not match.tensors:
+            lost.append(name)
         for index in match.tensors:
             rounded = weights[index].dtype.startswith("int")
-            held = held_patterns(match.zeros, layout, rounded) if layout else ()
-            sources[index] = {"source": name, "patterns": held}
+            held = held_patterns(match.zeros, weight.layout, rounded)
+            sources.setdefault(index, {"source": name, "patterns": held})
     rows = tuple(
         TensorRow(w.name, w.shape, w.dtype, w.zero_fraction, **sources.get(i, {}))
         for i, w in enumerate(weights)
     )
-    return rows, tuple(
-        name for name, (match, _) in matches.items() if not match.tensors
-    )
+    return rows, tuple(lost)

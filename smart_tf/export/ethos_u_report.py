@@ -72,10 +72,11 @@ class EthosUReport:
 
     @property
     def weight_ratio(self):
-        """Encoded bytes over those of the dense model; `None` without one."""
-        return (
-            self.dense and self.encoded_weight_bytes / self.dense.encoded_weight_bytes
-        )
+        """Encoded bytes over those of the dense model; `None` without one, or where
+        that has no weights on the NPU."""
+        if self.dense is None or not self.dense.encoded_weight_bytes:
+            return None
+        return self.encoded_weight_bytes / self.dense.encoded_weight_bytes
 
     def beside(self, dense):
         """The same report, with the dense model's put beside it."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ class LatencyRow:
 
     Attributes:
         path: The file.
-        bytes: Its size.
+        bytes: Its size, with that of the weights beside an OpenVINO model.
         median: The median over the rounds, in seconds.
         spread: The distance between the quartiles, in seconds.
         ratio: The median of time over the first file's time in the same round:
@@ -110,7 +111,7 @@ def benchmark(paths, threads=1, rounds=30, round_seconds=0.01):
     rows = tuple(
         LatencyRow(
             path=os.fspath(path),
-            bytes=os.path.getsize(path),
+            bytes=_size(path),
             median=float(np.median(seconds[:, i])),
             spread=float(quartiles[1, i] - quartiles[0, i]),
             ratio=float(ratios[i]),
@@ -122,14 +123,34 @@ def benchmark(paths, threads=1, rounds=30, round_seconds=0.01):
 
 def _prepare(path, threads):
     """A callable that runs a file once, on made-up inputs."""
-    suffix = os.path.splitext(path)[1]
-    if suffix == ".onnx":
-        return onnx.prepare(path, threads)
-    if suffix == ".xml":
-        return openvino.prepare(path, threads)
+    suffix = pathlib.Path(path).suffix
+    if suffix not in _RUNTIMES or not os.path.isfile(path):
+        raise ValueError(
+            f"Argument `paths` must hold files in {', '.join(_RUNTIMES)}. "
+            f"Received: {os.fspath(path)!r}"
+        )
+    return _RUNTIMES[suffix](path, threads)
+
+
+def _prepare_tflite(path, threads):
     interpreter = Interpreter(path, threads)
     interpreter.fill_random()
     return interpreter.invoke
+
+
+_RUNTIMES = {
+    ".tflite": _prepare_tflite,
+    ".onnx": onnx.prepare,
+    ".xml": openvino.prepare,
+}
+
+
+def _size(path):
+    """Bytes of a file, and of the weights that OpenVINO has beside it."""
+    files = [pathlib.Path(path)]
+    if files[0].suffix == ".xml":
+        files.append(files[0].with_suffix(".bin"))
+    return sum(file.stat().st_size for file in files)
 
 
 def _repeats(run, round_seconds):

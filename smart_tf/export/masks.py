@@ -9,7 +9,7 @@ from smart_tf import structures
 from smart_tf.export.conversion import check_model
 from smart_tf.export.report import ExportError, ExportReport, TensorRow
 from smart_tf.export.staging import sizes, staged
-from smart_tf.prunable import prunable_weights
+from smart_tf.prunable import kernel_names, prunable_weights
 from smart_tf.structures.views import canonical
 
 
@@ -38,7 +38,8 @@ def to_masks(model, path, structure):
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If an argument is wrong, or nothing can be written at `path`.
+        ValueError: If an argument is wrong, the structure fits no kernel, or nothing
+            can be written at `path`.
         ExportError: If a mask that was read back does not fit its kernel.
     """
     check_model(model)
@@ -70,38 +71,51 @@ def to_masks(model, path, structure):
 
 
 def _cut(model, structure):
-    """The kernels that the structure can cut, and why it cannot cut the others."""
-    weights, left_out = [], {}
-    for weight in prunable_weights(model):
+    """The kernels that the structure can cut, and why it cannot cut the others.
+
+    Returns:
+        Two dicts by name: of `PrunableWeight`s, and of reasons.
+    """
+    weights, left_out = {}, {}
+    found = prunable_weights(model)
+    for name, weight in zip(kernel_names(found), found, strict=True):
         reason = structure.supports(tuple(weight.variable.shape), weight.layout)
         if reason is None:
-            weights.append(weight)
+            weights[name] = weight
         else:
-            left_out[weight.name] = reason
+            left_out[name] = reason
+    if not weights:
+        raise ValueError(
+            f"Argument `structure` must fit kernels of the model: {structure} fits "
+            f"none. Received: {left_out or 'a model without kernels'}"
+        )
     return weights, left_out
 
 
 def _write(path, weights, structure, left_out):
     kept = {
-        weight.name: structure.scores(weight.variable, weight.layout, "max") > 0
-        for weight in weights
+        name: structure.scores(weight.variable, weight.layout, "max") > 0
+        for name, weight in weights.items()
     }
     np.savez_compressed(path, **kept)
     content = {
         "structure": str(structure),
-        "kernels": [_describe(w, structure, kept[w.name]) for w in weights],
+        "kernels": [
+            _describe(name, weight, structure, kept[name])
+            for name, weight in weights.items()
+        ],
         "left_out": left_out,
     }
     path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _describe(weight, structure, kept):
+def _describe(name, weight, structure, kept):
     shape, layout = tuple(map(int, weight.variable.shape)), weight.layout
     first = np.zeros(kept.shape, bool)
     first.flat[0] = True  # The first block is a whole one.
     inside = np.nonzero(canonical(structure.expand(first, shape, layout), layout, np))
     return {
-        "name": weight.name,
+        "name": name,
         "layer": getattr(weight.owner, "path", weight.owner.name),
         "shape": shape,
         "roles": layout.roles(len(shape)),
@@ -116,11 +130,11 @@ def _describe(weight, structure, kept):
 def _read_back(path, weights, structure):
     with np.load(path) as arrays:
         kept = dict(arrays)
-    for weight in weights:
+    for name, weight in weights.items():
         kernel = np.asarray(weight.variable)
-        mask = structure.expand(kept[weight.name], kernel.shape, weight.layout)
+        mask = structure.expand(kept[name], kernel.shape, weight.layout)
         if not np.array_equal(kernel, np.where(mask, kernel, 0)):
             raise ExportError(
-                f"The mask of {weight.name} does not hold all of the kernel's weights"
+                f"The mask of {name} does not hold all of the kernel's weights"
             )
     return kept

@@ -20,7 +20,7 @@ class Match:
     zeros: np.ndarray | None
 
 
-def match_weight(weights, zeros):
+def match_weight(weights, zeros, taken=()):
     """Find a pruned Keras weight's zeros in a file.
 
     A file renames, transposes and rescales weights (it folds BatchNorm into them),
@@ -30,6 +30,8 @@ def match_weight(weights, zeros):
     Args:
         weights: The file's tensors, a list of `WeightTensor`.
         zeros: Boolean array: where the Keras weight is zero.
+        taken: Indices of tensors that other weights were matched to, and which this one
+            gets only if there is no other: weights may have their zeros in common.
 
     Returns:
         A `Match`; `None` for a weight that is not a pruned one (a vector, or one
@@ -37,24 +39,26 @@ def match_weight(weights, zeros):
     """
     if zeros.ndim < 2 or not zeros.any() or zeros.all():
         return None
-    match = _match_parts(weights, [zeros])
+    match = _match_parts(weights, [zeros], taken)
     if not match.tensors and zeros.shape[-1] % 4 == 0:
-        match = _match_parts(weights, np.split(zeros, 4, axis=-1))
+        match = _match_parts(weights, np.split(zeros, 4, axis=-1), taken)
     return match
 
 
-def _match_parts(weights, parts):
+def _match_parts(weights, parts, taken):
     """Find a tensor for every part of a kernel; all of them, or none."""
-    found = []
+    tensors, found = [], []
     for zeros in parts:
-        holders = [(i, _held(weight, zeros)) for i, weight in enumerate(weights)]
-        holders = [(i, held) for i, held in holders if held is not None]
+        holders = {i: _held(weight, zeros) for i, weight in enumerate(weights)}
+        holders = {i: held for i, held in holders.items() if held is not None}
         if not holders:
             return Match((), None)
+        used = {*taken, *tensors}
         # Quantization adds a few zeros by rounding; another weight has many more.
-        found.append(min(holders, key=lambda holder: holder[1].mean()))
-    indices, held = zip(*found, strict=True)
-    return Match(indices, np.concatenate(held, axis=-1))
+        best = min(holders, key=lambda i: (i in used, holders[i].mean()))
+        tensors.append(best)
+        found.append(holders[best])
+    return Match(tuple(tensors), np.concatenate(found, axis=-1))
 
 
 def _held(weight, zeros):

@@ -11,7 +11,8 @@ from smart_tf.export.optional import require
 from smart_tf.export.samples import random_array
 from smart_tf.export.tensors import WeightTensor
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+# ONNX's names of types that numpy knows by others.
+_DTYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
 def to_onnx(
@@ -121,6 +122,7 @@ def prepare(path, threads=1):
     batch = {}
     for tensor in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
-        dtype = _DTYPES.get(tensor.type, np.int64)
+        name = tensor.type.removeprefix("tensor(").removesuffix(")")
+        dtype = np.dtype(_DTYPES.get(name, name))
         batch[tensor.name] = random_array(shape, dtype, rng)
     return lambda: session.run(None, batch)

@@ -50,7 +50,7 @@ def to_openvino(
         raise ValueError(
             f"Argument `path` must end in '.xml'. Received: path={str(path)!r}"
         )
-    if quantize not in TOLERANCE:
+    if quantize not in tuple(TOLERANCE):
         raise ValueError(
             "Argument `quantize` must be None or 'float16' (OpenVINO reads int8 models "
             f"from .tflite files). Received: quantize={quantize!r}"
@@ -99,7 +99,15 @@ def prepare(path, threads=1):
     """A callable that runs an OpenVINO model once, on made-up inputs (for timing)."""
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     core = require("openvino", "openvino").Core()
-    request = core.compile_model(str(path), "CPU", settings).create_infer_request()
+    model = core.read_model(str(path))
+    shapes = {node: node.partial_shape for node in model.inputs}
+    model.reshape(
+        {
+            node: [1 if size.is_dynamic else size.get_length() for size in shape]
+            for node, shape in shapes.items()
+        }
+    )
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
     rng = np.random.default_rng(0)
     for tensor in request.input_tensors:
         tensor.data[:] = random_array(tensor.shape, tensor.data.dtype, rng)

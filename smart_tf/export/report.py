@@ -46,9 +46,12 @@ class ExportReport:
         lost: The pruned Keras weights whose zeros are not in the file.
         max_difference: The largest absolute difference between an output of the
             file and of the Keras model.
-        relative_difference: The same, as a share of the largest output.
+        relative_difference: The largest one as a share of the largest value of the
+            output that it is in.
         samples: On how many inputs they were compared.
         target: What kind of file it is, such as `"TFLite"` or `"ONNX"`.
+        float_operators: Where it was to be int8, the operators that compute in floats
+            all the same, since LiteRT has no others for them.
     """
 
     path: str
@@ -61,6 +64,7 @@ class ExportReport:
     relative_difference: float
     samples: int
     target: str
+    float_operators: tuple = ()
 
     @property
     def zero_fraction(self):
@@ -85,6 +89,7 @@ class ExportReport:
             for row in result["tensors"]
         ]
         result["lost"] = list(self.lost)
+        result["float_operators"] = list(self.float_operators)
         result["zero_fraction"] = self.zero_fraction
         result["pattern_kept"] = self.pattern_kept
         return result
@@ -106,16 +111,23 @@ class ExportReport:
         return table
 
     def summary(self):
-        """Sizes and differences, in three lines."""
+        """Sizes and differences, a line each."""
         kept = "all kept" if self.pattern_kept else f"LOST in {', '.join(self.lost)}"
-        return (
+        lines = [
             f"{self.bytes:,} bytes, {self.gzip_bytes:,} gzipped; "
-            f"{self.zero_fraction:.1%} zeros\n"
-            f"largest difference to the Keras model: {self.max_difference:.3g} "
-            f"({self.relative_difference:.3g} of the largest output, "
-            f"{self.samples} samples)\n"
-            f"zeros of the pruned weights: {kept}"
-        )
+            f"{self.zero_fraction:.1%} zeros",
+            f"zeros of the pruned weights: {kept}",
+        ]
+        if self.samples:
+            lines.insert(
+                1,
+                f"largest difference to the Keras model: {self.max_difference:.3g} "
+                f"({self.relative_difference:.3g} of the largest output, "
+                f"{self.samples} samples)",
+            )
+        if self.float_operators:
+            lines.append(f"NOT int8: {', '.join(self.float_operators)}")
+        return "\n".join(lines)
 
     def __str__(self):
         return render(self.table(), self.summary())

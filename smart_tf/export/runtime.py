@@ -10,8 +10,8 @@ from smart_tf.export.samples import random_array
 class Interpreter:
     """A `.tflite` file as a function of arrays, with a batch of any size.
 
-    Arrays of floats are quantized on the way in and dequantized on the way out
-    where the file wants integers.
+    Where the file wants integers, arrays of another type are quantized on the way in,
+    and its integers are dequantized on the way out.
 
     Example:
 
@@ -27,9 +27,15 @@ class Interpreter:
     def __init__(self, path, threads=1):
         if not os.path.isfile(path):
             raise ValueError(f"Argument `path` must be a file. Received: path={path}")
-        self._interpreter = _interpreter_class()(
-            model_path=os.fspath(path), num_threads=threads
-        )
+        try:
+            self._interpreter = _interpreter_class()(
+                model_path=os.fspath(path), num_threads=threads
+            )
+        except ValueError as error:
+            raise ValueError(
+                "Argument `path` must be a whole .tflite file. "
+                f"Received: path={os.fspath(path)!r} ({error})"
+            ) from error
         self._interpreter.allocate_tensors()
         self._inputs = self._details("inputs", self._interpreter.get_input_details())
         self._outputs = self._details("outputs", self._interpreter.get_output_details())
@@ -131,7 +137,15 @@ class Interpreter:
                 f"Argument `inputs` must have the keys {self.input_names}. "
                 f"Received: {list(inputs)}"
             )
-        return {name: np.asarray(array) for name, array in inputs.items()}
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        for name, array in arrays.items():
+            wanted = tuple(map(int, self._inputs[name]["shape"][1:]))
+            if array.shape[1:] != wanted or not array.ndim:
+                raise ValueError(
+                    f"Argument `inputs` must hold arrays of shape {(None, *wanted)} "
+                    f"for input {name!r}. Received: shape {array.shape}"
+                )
+        return arrays
 
     def _fit_batch(self, rows):
         """Open batches grow to `rows`; returns how many rows go into one run."""
@@ -158,10 +172,11 @@ class Interpreter:
 
 
 def quantized(array, detail):
-    """Floats to a tensor's integers, where it has integers with a scale."""
+    """Numbers to a tensor's integers, where it has a scale; those of its own type are
+    taken for such integers."""
     scale, zero_point = detail["quantization"]
     dtype = detail["dtype"]
-    if scale and np.issubdtype(array.dtype, np.floating):
+    if scale and array.dtype != dtype:
         limits = np.iinfo(dtype)
         array = np.round(array / scale + zero_point).clip(limits.min, limits.max)
     return array.astype(dtype)

@@ -74,8 +74,8 @@ def random_array(shape, dtype, rng):
     shape = [size or 1 for size in shape]
     if np.issubdtype(dtype, np.floating):
         return rng.random(shape).astype(dtype)
-    numbers = rng.integers(0, 2, shape)
-    return (numbers.astype(str) if dtype is object else numbers).astype(dtype)
+    numbers, is_text = rng.integers(0, 2, shape), np.dtype(dtype).kind == "O"
+    return (numbers.astype(str) if is_text else numbers).astype(dtype)
 
 
 def verification_batches(data, signature, count):

@@ -71,9 +71,17 @@ def _check_beside(path, scratch, argument):
 
 
 def _move(made, place, scratch):
-    if place.is_dir():  # `os.replace` takes no folder that holds something.
-        place.rename(scratch / ".previous")
-    os.replace(made, place)
+    if not place.is_dir():
+        os.replace(made, place)
+        return
+    # `os.replace` takes no folder that holds something.
+    previous = scratch / ".previous"
+    place.rename(previous)
+    try:
+        os.replace(made, place)
+    except OSError:
+        previous.rename(place)
+        raise
 
 
 def _not_writable(argument, path, reason):

@@ -1,6 +1,7 @@
 """The weights inside a `.tflite` file."""
 
 import dataclasses
+import struct
 
 import numpy as np
 
@@ -87,7 +88,12 @@ def read_model(path):
         content = file.read()
     if content[4:8] != b"TFL3":
         raise ValueError(f"Argument `path` must be a .tflite file. Received: {path}")
-    return schema().ModelT.InitFromObj(schema().Model.GetRootAs(content, 0))
+    try:
+        return schema().ModelT.InitFromObj(schema().Model.GetRootAs(content, 0))
+    except struct.error as error:
+        raise ValueError(
+            f"Argument `path` must be a whole .tflite file. Received: {path} ({error})"
+        ) from error
 
 
 def operator_names(model, graph):
@@ -103,14 +109,17 @@ def operator_names(model, graph):
 
 
 def activation_types(model):
-    """The stored types of what flows between operators, such as `{"int8"}`."""
+    """The stored types of what flows between operators, such as `{"int8"}`, and the
+    names of the operators that each of them comes from."""
     types = _names(schema().TensorType)
-    return {
-        types[graph.tensors[index].type].lower()
-        for graph in model.subgraphs
-        for operator in graph.operators
-        for index in operator.outputs
-    }
+    found = {}
+    for graph in model.subgraphs:
+        named = zip(graph.operators, operator_names(model, graph), strict=True)
+        for operator, name in named:
+            for index in operator.outputs:
+                kind = types[graph.tensors[index].type].lower()
+                found.setdefault(kind, set()).add(name)
+    return found
 
 
 def schema():

@@ -8,12 +8,12 @@ import tensorflow as tf
 from smart_tf.export.conversion import Conversion, check_model, export
 from smart_tf.export.runtime import Interpreter
 from smart_tf.export.samples import sample_batches
-from smart_tf.export.tensors import read_weights
+from smart_tf.export.tensors import activation_types, read_model, read_weights
 
-# How far a file's outputs may be from the Keras model's, as a share of the largest
-# output.  float32 must agree; the others lose precision by design, and only a
+# How far an output of a file may be from the Keras model's, as a share of its largest
+# value.  float32 must agree; the others lose precision by design, and only a
 # difference that no rounding explains is an error.
-TOLERANCE = {None: 1e-3, "float16": 0.1, "dynamic": 0.5, "int8": 1.0}
+TOLERANCE = {None: 1e-3, "float16": 0.1, "dynamic": 0.5, "int8": 0.5}
 
 # What became of `Optimize.EXPERIMENTAL_SPARSITY` together with a quantization.
 NOT_SPARSE = {
@@ -53,7 +53,8 @@ def to_tflite(
         path: The file to write, in a folder that exists.
         quantize: `None` (float32), `"float16"` (weights stored as float16),
             `"dynamic"` (int8 weights, float arithmetic around them), or `"int8"`
-            (everything int8, inputs and outputs included).
+            (everything int8, inputs and outputs included, but for operators that
+            LiteRT has in floats only: the report names them).
         representative_data: Inputs as the model will see them: an array, a list,
             tuple or dict of arrays with one per input, a `tf.data.Dataset`, or a
             callable that returns a new iterator over batches of inputs.  Needed for
@@ -99,6 +100,11 @@ class TFLite(Conversion):
         self.representative_data = representative_data
         self.sparse = sparse
         self.tolerance = TOLERANCE[quantize]
+        if sparse:
+            self.wrong_hint = (
+                ". Sparse kernels in blocks of 1x4 need a multiple of 4 inputs to be "
+                "encoded rightly: leave out `sparse=True`"
+            )
 
     def write(self, signature, path):
         converter = _converter(signature, self)
@@ -111,6 +117,12 @@ class TFLite(Conversion):
 
     def read_weights(self, path):
         return read_weights(path)
+
+    def float_operators(self, path):
+        if self.quantize != "int8":
+            return ()
+        names = activation_types(read_model(path)).get("float32", set())
+        return tuple(sorted(names - {"DEQUANTIZE"}))
 
 
 def check_quantize(quantize, representative_data, known=tuple(TOLERANCE)):

@@ -94,6 +94,11 @@ def compile_for_ethos_u(
     }
     source = pathlib.Path(tflite_path)
     output_path = output_path or source.with_name(f"{source.stem}_vela.tflite")
+    if pathlib.Path(output_path).resolve() == source.resolve():
+        raise ValueError(
+            "Argument `output_path` must be another file than `tflite_path`. "
+            f"Received: output_path={str(output_path)!r}"
+        )
     with staged(output_path, argument="output_path") as staging:
         report = _compile(source, options, staging, output_path)
         if dense is not None:
@@ -108,7 +113,7 @@ def _check_quantized(name, path):
     if not pathlib.Path(path).is_file():
         raise ValueError(f"Argument `{name}` must be a file. Received: {str(path)!r}")
     types = activation_types(read_model(path))
-    if not types & {"int8", "uint8", "int16"}:
+    if not {"int8", "uint8", "int16"} & set(types):
         raise ValueError(
             f"Argument `{name}` must be an int8 model, which is what the Ethos-U "
             "computes with: export it with "

@@ -1,5 +1,7 @@
 """What all pictures share: empty figures, colours, and writing to a file."""
 
+import pathlib
+
 from smart_tf.export.optional import require
 from smart_tf.export.staging import staged
 
@@ -40,6 +42,12 @@ def style_of(index):
 def finished(figure, path):
     """The figure, written to `path` if there is one."""
     if path is not None:
+        formats = figure.canvas.get_supported_filetypes()
+        if pathlib.Path(path).suffix[1:].lower() not in formats:
+            raise ValueError(
+                "Argument `path` must end in the name of a format: "
+                f".{', .'.join(formats)}. Received: path={str(path)!r}"
+            )
         with staged(path) as scratch:
             figure.savefig(scratch, dpi=150)
     return figure

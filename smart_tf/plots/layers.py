@@ -31,12 +31,13 @@ def sparsity_by_layer(reports, path=None):
         `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there is no report, or their kernels are not the same.
+        TypeError: If something else is given.
+        ValueError: If there is no report, or their kernels are none or not the same.
     """
     reports = reports if isinstance(reports, dict) else {"": reports}
     curves = {method: _sparsities(report) for method, report in reports.items()}
     names = _common_names(curves)
-    figure, axes = _layer_axes(names)
+    figure, axes = _layer_axes(names, "reports")
     rows = np.arange(len(names))
     if len(curves) == 1:
         ((method, shares),) = curves.items()
@@ -72,8 +73,11 @@ def channel_widths(comparison, path=None):
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the two networks have no kernels.
     """
-    figure, axes = _layer_axes(_short(comparison.widths))
+    figure, axes = _layer_axes(_short(comparison.widths), "comparison")
     rows = np.arange(len(comparison.widths))
     before, after = zip(*comparison.widths.values(), strict=True)
     axes.barh(rows, before, color=PALE, label="before")
@@ -85,8 +89,13 @@ def channel_widths(comparison, path=None):
 
 def _sparsities(report):
     """Dict from the short names of kernels to their sparsities."""
-    if not isinstance(report, dict):
+    if hasattr(report, "kernels"):
         report = {kernel.name: kernel.sparsity for kernel in report.kernels}
+    if not isinstance(report, dict):
+        raise TypeError(
+            "Argument `reports` must be a `PruningReport`, or a dict from names of "
+            f"methods to reports. Received: {report!r} in place of a report"
+        )
     return dict(zip(_short(report), report.values(), strict=True))
 
 
@@ -96,7 +105,7 @@ def _short(names):
     Keras numbers models without a name: the same network has another one each time.
     """
     names = list(names)
-    if len({name.split("/")[0] for name in names}) == 1 < len(names):
+    if len({name.split("/")[0] for name in names}) == 1:
         inside = [name.partition("/")[2] for name in names]
         names = inside if all("/" in name for name in inside) else names
     if all(name.endswith("/kernel") for name in names):
@@ -106,7 +115,7 @@ def _short(names):
 
 def _common_names(curves):
     names = [list(shares) for shares in curves.values()]
-    if not names or not names[0] or any(other != names[0] for other in names):
+    if not names or any(other != names[0] for other in names):
         raise ValueError(
             "Argument `reports` must hold at least one report, and all must be of "
             "the same kernels: build the models with the same layer names. Received: "
@@ -115,8 +124,13 @@ def _common_names(curves):
     return names[0]
 
 
-def _layer_axes(names):
+def _layer_axes(names, argument):
     """Axes with a row for each layer, in the order of the network."""
+    if not names:
+        raise ValueError(
+            f"Argument `{argument}` must be of a model with kernels, which are what is "
+            "drawn. Received: no kernel"
+        )
     figure, axes = new_axes(_WIDTH, max(2.5, 0.28 * len(names) + 1.2))
     labels = [shortened(name, 45) for name in names]
     axes.set_yticks(range(len(names)), labels, fontsize=8)

@@ -7,7 +7,7 @@ import pytest
 import tf_keras
 
 import smart_tf
-from smart_tf.cli import main
+from smart_tf.cli import data, main
 from tests.tf_keras import tiny
 
 
@@ -43,6 +43,13 @@ def test_prune(folder, capsys, model, loss):
     assert result["pruning"]["sparsity"] == pytest.approx(zeros)
     assert {"loss", "accuracy"} == set(result["before"]) == set(result["after"])
     assert final.loss is not None
+
+
+@pytest.mark.parametrize(
+    "loss, labels", [("bce", "binary"), ("logcosh", "numbers"), (["mse"], "numbers")]
+)
+def test_losses_are_known_by_all_of_their_names(loss, labels):
+    assert data.Expected.of(tiny.sequential(), loss).labels == labels
 
 
 def test_report_export_and_shrink(folder, capsys):
