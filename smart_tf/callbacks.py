@@ -6,10 +6,9 @@ import numbers
 import os
 import warnings
 
-from rich.console import Console
-
 from smart_tf.flavours.callback import Callback
 from smart_tf.optimizer import set_optimizer
+from smart_tf.printing import render
 from smart_tf.pruner import Pruner
 from smart_tf.report import report
 from smart_tf.schedules import TemperatureSchedule, check_schedule
@@ -166,7 +165,7 @@ class SmartPruningCallback(Callback):
         if self._has_news and verbose:
             pruner = self.pruner
             facts = report(self.model), pruner.frozen_after, pruner.gap_at_freeze
-            Console().print(freeze_summary(*facts))
+            print(render(freeze_summary(*facts)), flush=True)
         self._has_news = False
 
     def _warn_of_train_step(self):

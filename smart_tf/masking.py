@@ -240,13 +240,6 @@ class MaskedLayer:
         own = [m.logits for m in self.weight_masks if not isinstance(m, ChannelMask)]
         return [v for v in [*own, self.shared_logits] if v is not None]
 
-    def mask_variables(self):
-        """The variables that the wrapper adds to those of the wrapped layer."""
-        each = [(m.logits, m.mask, *m.slots.values()) for m in self.weight_masks]
-        own = [v for variables in each for v in variables if v is not None]
-        shared = [] if self.shared_logits is None else [self.shared_logits]
-        return [*own, *shared, self.search_state, self.pruning_step]
-
     def release(self, undo=False):
         """Gives the wrapped layer its own constraints back.
 
@@ -280,8 +273,8 @@ class _Projection:
 
 def _of_the_user(constraint):
     """A kernel's own constraint, where a model was pruned before, and not stripped."""
-    while isinstance(constraint, _Projection):
-        constraint = constraint.mask.user_constraint
+    if isinstance(constraint, _Projection):
+        return constraint.mask.user_constraint
     return constraint
 
 

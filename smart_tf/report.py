@@ -260,5 +260,6 @@ def _masked_kernels(ranking):
 
 
 def _parameters(model, wrappers):
-    own = sum(int(np.prod(v.shape)) for w in wrappers for v in w.mask_variables())
-    return int(sum(np.prod(v.shape) for v in model.weights)) - own
+    pruned = {id(v) for wrapper in wrappers for v in wrapper.layer.weights}
+    added = {id(v) for wrapper in wrappers for v in wrapper.weights} - pruned
+    return int(sum(np.prod(v.shape) for v in model.weights if id(v) not in added))

@@ -75,6 +75,11 @@ def test_models_train_through_all_phases_to_the_exact_sparsity(build):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_report_counts_the_parameters_of_the_model_alone():
+    report = smart_tf.report(smart_tf.prune(tiny.nested(), 0.5, "4x4"))
+    assert report.parameters == tiny.nested().count_params()
+
+
 def test_untrained_strip_is_the_hard_masked_model():
     model = tiny.sequential()
     wanted = tiny.hard_masked(list(tiny.kernels(model).values()), 0.7, 4, 4)
