@@ -459,6 +459,14 @@ def test_report_knows_models_that_are_being_pruned(folder, capsys):
     assert "'dense'" in refused("export wrapped.keras o.tflite --to tflite", capsys)
 
 
+def test_a_model_that_is_compiled_without_a_loss_needs_one(folder, capsys):
+    model = mlp()
+    model.compile(optimizer="adam")
+    model.save("lossless.keras")
+    line = "prune lossless.keras out.keras --data data.npz --structure 2:4"
+    assert "`--loss` must be given" in refused(line, capsys)
+
+
 def test_h5_files_are_models_too(folder, capsys):
     compiled(mlp()).save("model.h5")
     mlp().save_weights("only.weights.h5")

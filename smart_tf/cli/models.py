@@ -89,13 +89,13 @@ class Objective:
             Dict with `loss`, `metrics` and maybe others.
 
         Raises:
-            ValueError: If neither config nor loss is given.
+            ValueError: If there is no loss, neither here nor in the config.
         """
         keras = flavours.of(model).keras
         if self.loss:
             loss, metrics = _objective(self.loss, keras, model.output_shape[-1])
             return {"loss": loss, "metrics": metrics}
-        if not self.config:
+        if not self.config or not self.config.get("loss"):
             raise ValueError(
                 "Argument `--loss` must be given for a model that is saved without its "
                 f"loss (not compiled, or .h5): one of {', '.join(LOSSES)}. "
