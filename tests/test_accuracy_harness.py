@@ -293,6 +293,19 @@ def test_tuning_never_looks_at_the_test_split_and_all_start_alike(small, tmp_pat
     json.dumps(Log(tmp_path / "lines.jsonl").add(run, lines[2]))
 
 
+def test_in_hindsight_the_blocks_of_smart_are_there_from_the_start(small, tmp_path):
+    trainer = Trainer(tmp_path / "dense", load=lambda **_: toy_data())
+    smart = small.entrants[1]
+    known = dataclasses.replace(smart, name="known", base="hindsight")
+    found, measured = (
+        trainer(small.run("final", small.cells[0], entrant, 0.01, None, 0))
+        for entrant in (smart, known)
+    )
+    assert measured["layers"] == found["layers"]
+    assert measured["sparsity"] == found["sparsity"]
+    assert measured["checkpoint"] == found["checkpoint"]
+
+
 def test_the_order_of_the_batches_hangs_on_the_seed_only():
     x, y = np.arange(10.0), np.arange(10)
 

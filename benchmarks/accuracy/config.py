@@ -12,6 +12,7 @@ from benchmarks.accuracy.rivals.registry import RIVALS, Rival
 from benchmarks.accuracy.runs import Run
 
 DENSE = "dense"
+HINDSIGHT = "hindsight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Entrant:
 
     Attributes:
         name: String, as the tables call it.
-        base: String, the name of a method or a rival; `"dense"` for none.
+        base: String, the name of a method or a rival; `"dense"` for none,
+            `"hindsight"` for what SMART chooses, known from the start.
         settings: Dict of fields that are not left as they are.
         knob: String, the field that is tuned, or None.
         values: List of the knob's values; tuning starts in the middle.
@@ -177,6 +179,7 @@ def make_structure(structure, coupled, **_):
 
 def make_method(base, settings):
     """The method object that a run names, or the `Rival`."""
+    base = "smart" if base == HINDSIGHT else base
     known = RIVALS.get(base) or smart_tf.methods.get(base)
     return dataclasses.replace(known, **settings)
 

@@ -1,5 +1,6 @@
 """Does a run: from a dense checkpoint to a pruned network and its accuracies."""
 
+import dataclasses
 import gc
 import hashlib
 import json
@@ -9,7 +10,12 @@ import time
 import keras
 
 import smart_tf
-from benchmarks.accuracy.config import architecture, make_method, make_structure
+from benchmarks.accuracy.config import (
+    HINDSIGHT,
+    architecture,
+    make_method,
+    make_structure,
+)
 from benchmarks.accuracy.recipe import batch_order, batches, compile_model
 from benchmarks.accuracy.rivals.harness import prune_elsewhere
 from benchmarks.accuracy.rivals.registry import RIVALS
@@ -17,6 +23,7 @@ from benchmarks.record import commit, provenance
 from examples import networks, training
 from examples.clutter import cluttered
 from examples.datasets import load_fashion_mnist
+from smart_tf.prunable import prunable_weights
 
 
 def load_data(name, source, images):
@@ -112,6 +119,8 @@ def trained_by(run):
     a dict of what is known of the pruning."""
     if run.base in RIVALS:
         return prune_elsewhere
+    if run.base == HINDSIGHT:
+        return prune_in_hindsight
     return prune if run.pruning else fit_dense
 
 
@@ -142,6 +151,26 @@ def prune(model, run, data):
         "sparsity": report.cut[1] if report.cut else report.sparsity,
         "layers": {kernel.name: round(kernel.sparsity, 5) for kernel in report.kernels},
     }
+
+
+def prune_in_hindsight(model, run, data):
+    """Does as `prune`, with what SMART chooses known from the start.
+
+    What goes is found by a run of SMART. The network from the checkpoint has it set to
+    zero, which is what one-shot magnitude takes first, and is trained for as long as
+    all others. No method can do that: it shows what the search costs.
+    """
+    dense = model.get_weights()
+    found, outcome = prune(model, dataclasses.replace(run, base="smart"), data)
+    known = build(run.network, data)
+    known.set_weights(dense)
+    pairs = zip(prunable_weights(known), prunable_weights(found), strict=True)
+    for kernel, kept in pairs:
+        kernel.variable.assign(kernel.variable * (kept.variable.numpy() != 0))
+    # No more stays than SMART left, which may be a block less than was asked for.
+    pruning = {**run.pruning, "sparsity": outcome["sparsity"]}
+    once = {"base": "magnitude", "settings": {"gradual": False}, "pruning": pruning}
+    return prune(known, dataclasses.replace(run, **once), data)
 
 
 def wrap(model, run):
