@@ -1,15 +1,18 @@
 """What each structure does with a kernel, by hand and against plain loops."""
 
+import dataclasses
 import itertools
 import json
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import smart_tf
 from smart_tf import structures
 from smart_tf.layouts import Layout
 from smart_tf.structures import NM, Block, Channel, Unstructured
@@ -564,10 +567,19 @@ def test_nm_keeps_between_one_and_all(keep, of):
         NM(keep, of)
 
 
-def test_custom_structures_load_through_custom_objects():
-    class Rows(Unstructured):
-        pass
+@dataclasses.dataclass(frozen=True)
+class Pairs(Block):
+    """A structure of one's own."""
 
-    config = structures.serialize(Rows())
-    loaded = structures.deserialize(config, custom_objects={"Rows": Rows})
-    assert type(loaded) is Rows
+    shape: tuple = (2, 1)
+
+
+def test_a_structure_of_ones_own_is_saved_and_loaded(tmp_path):
+    assert structures.deserialize(structures.serialize(Pairs())) == Pairs()
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(6, name="dense")(inputs))
+    smart_tf.prune(model, 0.5, Pairs()).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("dense").structure == Pairs()
+    with pytest.raises(ValueError, match="Argument `structure` must be"):
+        structures.deserialize({"class_name": "Triples", "config": {}})

@@ -7,7 +7,7 @@ shape of that grid.
 
 import re
 
-from smart_tf.structures.base import Structure, Unstructured
+from smart_tf.structures.base import STRUCTURES, Structure, Unstructured
 from smart_tf.structures.nm import NM
 from smart_tf.structures.tiles import Block, Channel
 
@@ -67,24 +67,22 @@ def serialize(structure):
     }
 
 
-def deserialize(config, custom_objects=None):
+def deserialize(config):
     """Builds a structure from its config dict.
 
     Args:
         config: The result of `serialize`.
-        custom_objects: A dict from class names to `Structure` classes.
 
     Returns:
         A `Structure`.
 
     Raises:
-        ValueError: If the dict names no structure.
+        ValueError: If its class is unknown: a structure of one's own must be defined
+            before a model that was pruned with it is loaded.
     """
-    classes = {cls.__name__: cls for cls in (Unstructured, Block, Channel, NM)}
-    classes.update(custom_objects or {})
-    if not isinstance(config, dict) or config.get("class_name") not in classes:
+    if not isinstance(config, dict) or config.get("class_name") not in STRUCTURES:
         raise ValueError(_rejection(config))
-    return classes[config["class_name"]].from_config(config.get("config") or {})
+    return STRUCTURES[config["class_name"]].from_config(config.get("config") or {})
 
 
 def _rejection(identifier):

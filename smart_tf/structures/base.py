@@ -9,17 +9,25 @@ import tensorflow as tf
 
 from smart_tf.structures.views import canonical
 
+STRUCTURES = {}
+"""The classes of structures by name, those of users as well."""
+
 
 class Structure:
     """Base class of the structures: every weight is a block of its own.
 
-    Subclasses are frozen dataclasses, equal and hashable by value. In all methods
-    `shape` is the shape of a kernel, `weights` a tensor or variable of that shape, and
-    `layout` the `Layout` of its axes.
+    Subclasses are frozen dataclasses, equal and hashable by value; the name of the
+    class is what a saved model knows them by. In all methods `shape` is the shape of a
+    kernel, `weights` a tensor or variable of that shape, and `layout` the `Layout` of
+    its axes.
     """
 
     # Whether the blocks of all layers are ranked in one list.
     is_global: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        STRUCTURES[cls.__name__] = cls
 
     def get_config(self):
         """Returns the arguments of the structure, ready for JSON."""
