@@ -21,7 +21,6 @@ def dense(zeroed=()):
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_iree_computes_what_the_model_computes(tmp_path, quantize):
     pytest.importorskip("tosa_converter_for_tflite")

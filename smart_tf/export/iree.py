@@ -70,6 +70,7 @@ class IREE(TFLite):
             tflite = pathlib.Path(folder, "model.tflite")
             super().write(signature, tflite)
             self._weights = super().read_weights(tflite)
+            self._in_floats = super().float_operators(tflite)
             self._details = _tensors_in_order(tflite)
             tosa = str(pathlib.Path(folder, "model.mlirbc"))
             with self.refusals():
@@ -100,6 +101,9 @@ class IREE(TFLite):
 
     def read_weights(self, path):
         return self._weights
+
+    def float_operators(self, path):
+        return self._in_floats
 
 
 def _tensors_in_order(path):
