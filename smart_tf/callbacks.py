@@ -11,6 +11,7 @@ from smart_tf.optimizer import set_optimizer
 from smart_tf.printing import render
 from smart_tf.pruner import Pruner
 from smart_tf.report import report
+from smart_tf.restart import restart_learning_rate
 from smart_tf.schedules import TemperatureSchedule, check_schedule
 from smart_tf.search import DENSE
 from smart_tf.summaries import MaskSummaries, freeze_summary
@@ -57,10 +58,15 @@ class SmartPruningCallback(Callback):
             kernel; see `smart_tf.summaries.MaskSummaries`.
         verbose: Whether to print a few facts after the epoch in which the masks
             freeze. Default: where `fit` prints.
+        restart_learning_rate: Whether the learning rate of the weights, which must be a
+            `LearningRateSchedule`, goes through its schedule once more in the updates
+            from the freeze to the end of `fit`
+            (`smart_tf.flavours.keras3.RestartedSchedule`).
 
     Raises:
         ValueError: If arguments contradict each other or are out of range; in `fit`,
-            before the first step, if the run is too short for the schedule.
+            before the first step, if the run is too short for the schedule, or the
+            learning rate has no schedule that could start over.
         TypeError: If `log_dir` is not a path, or a number of epochs is none.
         ImportError: If there is a `log_dir` and no `tensorboard`.
     """
@@ -75,6 +81,7 @@ class SmartPruningCallback(Callback):
         final_temperature=None,
         log_dir=None,
         verbose=None,
+        restart_learning_rate=False,
     ):
         super().__init__()
         check_schedule(schedule)
@@ -104,6 +111,7 @@ class SmartPruningCallback(Callback):
         _check_log_dir(log_dir)
         self.log_dir = log_dir
         self.verbose = verbose
+        self.restart_learning_rate = restart_learning_rate
         self.pruner = None
         self._summaries = None
         self._has_news = False
@@ -192,12 +200,13 @@ class SmartPruningCallback(Callback):
             )
 
     def _iterations(self):
-        """Updates by all `PruningOptimizer`s that the model holds; None without any."""
+        """Batches seen by the model's `PruningOptimizer`s; None without any."""
         held = [self.model.optimizer, *vars(self.model).values()]
         held = [getattr(value, "inner_optimizer", value) for value in held]
         ours = self.pruner.flavour.PruningOptimizer
         found = {id(value): value for value in held if isinstance(value, ours)}
-        counts = [int(optimizer.iterations.numpy()) for optimizer in found.values()]
+        # `iterations` would leave out batches whose gradients are only accumulated.
+        counts = [int(o.weights_optimizer._iterations.numpy()) for o in found.values()]
         return sum(counts) if counts else None
 
     def _warn_of_soft_masks(self):
@@ -234,6 +243,16 @@ class SmartPruningCallback(Callback):
                     f"update {updates}). Train for more epochs, or give "
                     f"`SmartPruningCallback` fewer. Received: {schedule}"
                 )
+        if self.restart_learning_rate:
+            if steps is None or not known:
+                raise ValueError(
+                    "Argument `restart_learning_rate` needs to know how many updates "
+                    "`fit` will make: pass `steps_per_epoch` to `fit`, or give the "
+                    "optimizer a `RestartedSchedule`. Received: "
+                    f"restart_learning_rate=True, {steps=}"
+                )
+            done, left = (epoch - first) * steps, (epochs - epoch) * steps
+            self._restart_learning_rate(pruner, schedule, done, left)
         if pruner.layers[0].schedule != schedule:
             # A graph traced before has the other schedule, or none, built in.
             self.model.make_train_function(force=True)
@@ -245,6 +264,27 @@ class SmartPruningCallback(Callback):
         self._before = pruner.ranking.step, self._iterations()
         if self.log_dir is not None:
             self._summaries = MaskSummaries(self.log_dir)
+
+    def _restart_learning_rate(self, pruner, schedule, done, left):
+        """Has the optimizer's schedule start over, where it counts the freeze to be.
+
+        Args:
+            done: Integer, updates of this run that are made already.
+            left: Integer, updates that are still to come.
+        """
+        pruner.optimizer = self.model.optimizer
+        optimizer = pruner.weights_optimizer
+        now = int(optimizer._iterations.numpy())  # batches, where gradients accumulate
+        begin = max(now - done, 0)
+        if pruner.is_frozen:
+            freeze = begin + schedule.end_step
+            if freeze > now:
+                return  # This run began after the freeze.
+        else:
+            freeze = now + schedule.end_step - max(pruner.ranking.step, 0)
+        restart_learning_rate(optimizer, pruner.flavour, begin, freeze, now + left)
+        # A graph traced before has the other rate built in.
+        self.model.make_train_function(force=True)
 
     def _resolve_schedule(self, pruner, steps, epochs):
         layer = pruner.layers[0]

@@ -158,11 +158,18 @@ class Pruner:
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if isinstance(optimizer, self.flavour.PruningOptimizer):
             optimizer.stop_logits()
-            optimizer = optimizer.weights_optimizer
         for mask in self.ranking.masks:
-            average = self.flavour.average_of(optimizer, mask.weight.variable)
+            average = self.flavour.average_of(
+                self.weights_optimizer, mask.weight.variable
+            )
             if average is not None:
                 mask.fold(average)
+
+    @property
+    def weights_optimizer(self):
+        """The part of the optimizer that trains the weights; None without any."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return getattr(optimizer, "weights_optimizer", optimizer)
 
     def wrap_optimizer(self, optimizer, mask_optimizer=None):
         """An optimizer that trains the logits apart from the weights.

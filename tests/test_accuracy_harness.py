@@ -231,6 +231,11 @@ def test_further_rates_lie_between_and_beyond_the_end_of_the_grid():
         ("tune = 0", "tune = 0, retune = [3]", "no seed twice"),
         ("more_trials = 2", "more_trials = 3", "must be even"),
         ("rates = 3", "rates = 2", "must be at least 3"),
+        (
+            "search_share = 0.5 }",
+            "search_share = 0.5, restart = true }\n[methods.tfmot]",
+            "must be false for method 'tfmot'",
+        ),
     ],
 )
 def test_an_unfair_configuration_is_refused(tmp_path, before, after, message):
@@ -238,6 +243,26 @@ def test_an_unfair_configuration_is_refused(tmp_path, before, after, message):
     path.write_text(SMALL.replace(before, after, 1))
     with pytest.raises(ValueError, match=message):
         config.load(path)
+
+
+def test_a_method_can_be_trained_in_a_way_of_its_own(tmp_path):
+    path = tmp_path / "restart.toml"
+    own = "[methods.steady]\nmethod = 'smart'\ntraining = { restart = false }\n"
+    restarting = SMALL.replace("0.5 }", "0.5, restart = true }", 1)
+    path.write_text(restarting.replace("[methods.paper]", own + "[methods.paper]"))
+    settings = config.load(path)
+    trainer = Trainer(tmp_path / "dense", load=lambda **_: toy_data())
+    runs = [
+        settings.run("final", settings.cells[0], entrant, 0.1, None, 0)
+        for entrant in settings.entrants[1:3]
+    ]
+    assert [run.training["restart"] for run in runs] == [True, False]
+    lines = [trainer(run) for run in runs]
+    assert lines[0]["checkpoint"] == lines[1]["checkpoint"]
+    assert lines[0]["layers"] == lines[1]["layers"]  # the search is the same
+    for key in ("accuracy_before_freeze", "accuracy_after_freeze"):
+        assert lines[0][key] == lines[1][key]
+    assert len(list((tmp_path / "dense").iterdir())) == 1
 
 
 # The plan.

@@ -72,6 +72,7 @@ class Entrant:
         knob: String, the field that is tuned, or None.
         values: List of the knob's values; tuning starts in the middle.
         family: String; a rival is a method of another family.
+        training: Dict of what is not as in `Config.training`.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Entrant:
     knob: str | None
     values: list
     family: str
+    training: dict
 
     def with_knob(self, value):
         """Dict of the settings with the knob at a value."""
@@ -160,7 +162,7 @@ class Config:
             stage=stage,
             data={"name": cell.data, **self.data[cell.data]},
             network={"name": cell.network, **network},
-            training=self.training,
+            training={**self.training, **entrant.training},
             pruning=None if entrant.base == DENSE else cell.pruning(),
             method=entrant.name,
             base=entrant.base,
@@ -221,9 +223,18 @@ def load(path):
     return config
 
 
-def _entrant(name, method=None, settings=None, knob=None, values=(), family=None):
+def _entrant(
+    name,
+    method=None,
+    settings=None,
+    knob=None,
+    values=(),
+    family=None,
+    training=None,
+):
+    base, family = method or name, family or name
     return Entrant(
-        name, method or name, settings or {}, knob, list(values), family or name
+        name, base, settings or {}, knob, list(values), family, training or {}
     )
 
 
@@ -254,6 +265,12 @@ def _check(config):
                 f"Argument `values` of method '{entrant.name}' must have "
                 f"search.more_trials + 1 = {more + 1} values, or it would not get as "
                 f"many trials as the others. Received: values={entrant.values}"
+            )
+        training = {**config.training, **entrant.training}
+        if training.get("restart") and entrant.base in RIVALS:
+            raise ValueError(
+                f"Argument `training.restart` must be false for method '{entrant.name}'"
+                ", whose library has no such thing. Received: restart=True"
             )
     for cell in config.cells:
         for kind, known in (("data", config.data), ("network", config.networks)):

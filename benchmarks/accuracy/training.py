@@ -92,7 +92,8 @@ class Trainer:
 
     def _checkpoint(self, run, data):
         """The file of the dense network that all runs of a seed start from."""
-        settings = [run.data, run.network, run.training, run.seed]
+        training = [run.training[name] for name in ("batch_size", "dense_epochs")]
+        settings = [run.data, run.network, training, run.seed]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         names = (run.data["name"], run.network["name"], str(run.seed), digest)
         path = self._folder / f"{'-'.join(names)}.weights.h5"
@@ -139,7 +140,8 @@ def prune(model, run, data):
     pruned = wrap(model, run)
     epochs = run.training["epochs"]
     driver = smart_tf.SmartPruningCallback(
-        search_epochs=epochs * run.training["search_share"]
+        search_epochs=epochs * run.training["search_share"],
+        restart_learning_rate=run.training.get("restart", False),
     )
     before, after = AtTheFreeze(driver, data), AtTheFreeze(driver, data)
     callbacks = [before, driver, after]

@@ -1,8 +1,8 @@
 """The two Keras flavours: everything in which they differ is in this folder.
 
 Both packages have the same names: the wrapper `PrunableLayer`, the optimizer
-`PruningOptimizer`, and what taking a model apart needs (`is_graph_model`,
-`clone_graph_model`, `set_attribute`, ...).
+`PruningOptimizer`, the learning rate's `RestartedSchedule`, and what taking a model
+apart needs (`is_graph_model`, `clone_graph_model`, `set_attribute`, ...).
 """
 
 import importlib

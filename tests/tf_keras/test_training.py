@@ -209,6 +209,29 @@ def test_learning_rate_schedules_reach_the_logits():
     assert rate == pytest.approx(float(decay(7)) / 1e-2, rel=1e-4)
 
 
+def test_the_learning_rate_starts_over_at_the_freeze(tmp_path):
+    decay = optimizers.schedules.CosineDecay(1e-2, 16)
+    pruned = tiny.compiled(pruned_model(), optimizers.AdamW(decay))
+    callback = smart_tf.SmartPruningCallback(
+        search_epochs=1, restart_learning_rate=True
+    )
+    seen = []
+    look = tf_keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(
+            float(pruned.optimizer.mask_optimizer.learning_rate)
+        )
+    )
+    tiny.fit(pruned, 4, [callback, look])  # of 4 updates
+    whole, rest = np.arange(4) / 16, np.arange(12) / 12
+    wanted = (1 + np.cos(np.pi * np.concatenate([whole, rest]))) / 2
+    np.testing.assert_allclose(seen, wanted, rtol=1e-4)
+    pruned.save(tmp_path / "model.keras")
+    loaded = tf_keras.models.load_model(tmp_path / "model.keras")
+    kept = loaded.optimizer.weights_optimizer._learning_rate
+    assert (kept.begin, kept.freeze, kept.end) == (0, 4, 16)
+    assert float(kept(4)) == pytest.approx(1e-2)
+
+
 def test_learning_rate_callbacks_reach_the_logits():
     pruned = tiny.compiled(pruned_model(), optimizers.SGD(0.1))
     slower = tf_keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1))

@@ -17,6 +17,7 @@ from smart_tf.flavours.keras3.models import (
 from smart_tf.flavours.keras3.optimizer import (
     LossScaleOptimizer,
     PruningOptimizer,
+    RestartedSchedule,
     average_of,
     trained_by,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "LossScaleOptimizer",
     "PrunableLayer",
     "PruningOptimizer",
+    "RestartedSchedule",
     "average_of",
     "calls",
     "clone_graph_model",

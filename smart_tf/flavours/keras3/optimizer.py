@@ -1,12 +1,23 @@
-"""`PruningOptimizer` for Keras 3."""
+"""`PruningOptimizer` and `RestartedSchedule` for Keras 3."""
 
 import keras
 
 from smart_tf.optimizer import MaskRouting
+from smart_tf.restart import RestartAtFreeze
+
+
+class _Serialization:
+    @staticmethod
+    def _serialize(part):
+        return keras.saving.serialize_keras_object(part)
+
+    @staticmethod
+    def _deserialize(config, custom_objects):
+        return keras.saving.deserialize_keras_object(config, custom_objects)
 
 
 @keras.saving.register_keras_serializable(package="smart_tf")
-class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
+class PruningOptimizer(_Serialization, MaskRouting, keras.optimizers.Optimizer):
     """Keras 3 optimizer with a part for the weights and a part for the mask logits.
 
     `SmartPruningCallback` puts it around the model's optimizer; in a custom loop
@@ -49,13 +60,25 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
         averaged = [p for p in parts if p.use_ema] if parts[0].use_ema else parts[:1]
         return [v for part in averaged for v in part._model_variables_moving_average]
 
-    @staticmethod
-    def _serialize(optimizer):
-        return keras.saving.serialize_keras_object(optimizer)
 
-    @staticmethod
-    def _deserialize(config, custom_objects):
-        return keras.saving.deserialize_keras_object(config, custom_objects)
+@keras.saving.register_keras_serializable(package="smart_tf")
+class RestartedSchedule(
+    _Serialization, RestartAtFreeze, keras.optimizers.schedules.LearningRateSchedule
+):
+    """Keras 3 learning-rate schedule that starts over when the masks freeze.
+
+    `SmartPruningCallback(restart_learning_rate=True)` makes one; in a custom loop it is
+    handed to the optimizer.
+
+    Args:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        begin: Integer >= 0, the update that the schedule starts over from, mostly 0.
+        freeze: Integer >= `begin`, the update at which the masks freeze.
+        end: Integer > `freeze`, the update at which training ends.
+
+    Raises:
+        ValueError: If the updates do not rise.
+    """
 
 
 LossScaleOptimizer = keras.optimizers.LossScaleOptimizer

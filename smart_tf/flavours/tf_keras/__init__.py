@@ -22,6 +22,7 @@ from smart_tf.flavours.tf_keras.models import (
 from smart_tf.flavours.tf_keras.optimizer import (
     LossScaleOptimizer,
     PruningOptimizer,
+    RestartedSchedule,
     average_of,
     trained_by,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "LossScaleOptimizer",
     "PrunableLayer",
     "PruningOptimizer",
+    "RestartedSchedule",
     "average_of",
     "calls",
     "clone_graph_model",

@@ -1,10 +1,11 @@
-"""`PruningOptimizer` for `tf_keras`."""
+"""`PruningOptimizer` and `RestartedSchedule` for `tf_keras`."""
 
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras import mixed_precision
 
 from smart_tf.optimizer import MaskRouting
+from smart_tf.restart import RestartAtFreeze
 
 
 @keras.saving.register_keras_serializable(package="smart_tf")
@@ -52,6 +53,21 @@ class PruningOptimizer(MaskRouting, keras.optimizers.Optimizer):
         return keras.optimizers.deserialize(
             config, custom_objects, use_legacy_format="module" not in config
         )
+
+
+@keras.saving.register_keras_serializable(package="smart_tf")
+class RestartedSchedule(
+    RestartAtFreeze, keras.optimizers.schedules.LearningRateSchedule
+):
+    """As `smart_tf.flavours.keras3.RestartedSchedule`, for `tf_keras`."""
+
+    @staticmethod
+    def _serialize(schedule):
+        return keras.optimizers.schedules.serialize(schedule)
+
+    @staticmethod
+    def _deserialize(config, custom_objects):
+        return keras.optimizers.schedules.deserialize(config, custom_objects)
 
 
 def _rename_iterations(optimizer):
