@@ -17,7 +17,7 @@ from benchmarks.accuracy.rivals.registry import RIVALS
 from benchmarks.accuracy.runs import Log, resuming
 from benchmarks.accuracy.statistics import check_pairs, paired
 from benchmarks.accuracy.study import Standing, Trial, between, study
-from benchmarks.accuracy.training import Trainer, build, wrap
+from benchmarks.accuracy.training import Trainer, build, fit_dense, wrap
 from examples.clutter import cluttered
 from examples.datasets import Dataset
 
@@ -263,6 +263,10 @@ def test_a_method_can_be_trained_in_a_way_of_its_own(tmp_path):
     for key in ("accuracy_before_freeze", "accuracy_after_freeze"):
         assert lines[0][key] == lines[1][key]
     assert len(list((tmp_path / "dense").iterdir())) == 1
+    dense = settings.run("tune", settings.cells[0], settings.entrants[0], 0.1, None, 0)
+    model, _ = fit_dense(build(dense.network, toy_data()), dense, toy_data())
+    rates = [float(model.optimizer._learning_rate(step)) for step in range(4)]
+    np.testing.assert_allclose(rates, [0.1, 0.0853553, 0.1, 0.05], rtol=1e-5)
 
 
 # The plan.

@@ -23,7 +23,9 @@ from benchmarks.record import commit, provenance
 from examples import networks, training
 from examples.clutter import cluttered
 from examples.datasets import load_fashion_mnist
+from smart_tf import flavours
 from smart_tf.prunable import prunable_weights
+from smart_tf.restart import restart_learning_rate
 
 
 def load_data(name, source, images):
@@ -126,8 +128,10 @@ def trained_by(run):
 
 
 def fit_dense(model, run, data):
-    """Trains the dense network on, as long as the pruned ones."""
-    _fit(model, run, data, run.training["epochs"], run.rate, [run.seed, 1])
+    """Trains the dense network on, as long as the pruned ones and by the same rates."""
+    epochs, share = run.training["epochs"], run.training["search_share"]
+    restart = round(run.steps * share) if run.training.get("restart") else None
+    _fit(model, run, data, epochs, run.rate, [run.seed, 1], restart=restart)
     return model, {}
 
 
@@ -209,11 +213,14 @@ class AtTheFreeze(keras.callbacks.Callback):
             self.accuracy = accuracy(self.model, self._data.x_val, self._data.y_val)
 
 
-def _fit(model, run, data, epochs, rate, order, callbacks=()):
+def _fit(model, run, data, epochs, rate, order, callbacks=(), restart=None):
     """Trains on batches whose order hangs on `order` only."""
     size = run.training["batch_size"]
     steps = len(data.x_train) // size
     compile_model(keras, model, rate, steps * epochs)
+    if restart is not None:
+        updates = 0, restart, steps * epochs
+        restart_learning_rate(model.optimizer, flavours.of(model), *updates)
     indices = batch_order(len(data.x_train), epochs, size, order)
     model.fit(
         batches(data.x_train, data.y_train, indices),
