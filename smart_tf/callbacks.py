@@ -275,14 +275,13 @@ class SmartPruningCallback(Callback):
         pruner.optimizer = self.model.optimizer
         optimizer = pruner.weights_optimizer
         now = int(optimizer._iterations.numpy())  # batches, where gradients accumulate
-        begin = max(now - done, 0)
-        if pruner.is_frozen:
-            freeze = begin + schedule.end_step
-            if freeze > now:
-                return  # This run began after the freeze.
-        else:
-            freeze = now + schedule.end_step - max(pruner.ranking.step, 0)
-        restart_learning_rate(optimizer, pruner.flavour, begin, freeze, now + left)
+        begin, end = max(now - done, 0), now + left
+        first = begin if pruner.is_frozen else now - max(pruner.ranking.step, 0)
+        freeze = first + schedule.end_step
+        began_after_it = pruner.is_frozen and freeze > now
+        if began_after_it or freeze == end:
+            return
+        restart_learning_rate(optimizer, pruner.flavour, begin, freeze, end)
         # A graph traced before has the other rate built in.
         self.model.make_train_function(force=True)
 

@@ -64,8 +64,7 @@ def restart_learning_rate(optimizer, flavour, begin, freeze, end):
             optimizer counts its own.
 
     Raises:
-        ValueError: If the learning rate is constant, or nothing is left between
-            `freeze` and `end`.
+        ValueError: If the learning rate is constant.
     """
     if constant_learning_rate(optimizer) is not None:
         raise ValueError(
@@ -73,12 +72,6 @@ def restart_learning_rate(optimizer, flavour, begin, freeze, end):
             "is a `LearningRateSchedule`, such as `CosineDecay`: a constant rate has "
             "nothing to start over, and one that callbacks set is theirs. Received: "
             f"restart_learning_rate=True, optimizer={optimizer!r}"
-        )
-    if freeze >= end:
-        raise ValueError(
-            "Argument `restart_learning_rate` needs updates between the freeze and the "
-            "end of training: search for less long, or train for longer. Received: "
-            f"restart_learning_rate=True, a freeze at update {freeze} of {end}"
         )
     schedule = optimizer._learning_rate
     if isinstance(schedule, RestartAtFreeze):

@@ -276,7 +276,9 @@ def _fit(pruned, objective, train, options):
     pruned.compile(optimizers.AdamW(rate), **objective.settings(pruned))
     # A bar where someone watches, a line for each epoch in a log.
     verbose = 1 if sys.stderr.isatty() else 2
-    callback = smart_tf.SmartPruningCallback(search_epochs=options.search_epochs)
+    callback = smart_tf.SmartPruningCallback(
+        search_epochs=options.search_epochs, restart_learning_rate=True
+    )
     try:
         pruned.fit(
             train,

@@ -227,8 +227,8 @@ def _add_training(group):
         "--learning-rate",
         type=_positive(float),
         default=1e-3,
-        help="of AdamW, from which it falls along a cosine; worth tuning "
-        "(default: %(default)s)",
+        help="of AdamW, from which it falls along a cosine, and again from the freeze "
+        "on; worth tuning (default: %(default)s)",
     )
     group.add_argument(
         "--loss",
