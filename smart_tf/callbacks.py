@@ -11,7 +11,7 @@ from smart_tf.optimizer import set_optimizer
 from smart_tf.printing import render
 from smart_tf.pruner import Pruner
 from smart_tf.report import report
-from smart_tf.restart import restart_learning_rate
+from smart_tf.restart import check_can_restart, restart_learning_rate
 from smart_tf.schedules import TemperatureSchedule, check_schedule
 from smart_tf.search import DENSE
 from smart_tf.summaries import MaskSummaries, freeze_summary
@@ -58,9 +58,9 @@ class SmartPruningCallback(Callback):
             kernel; see `smart_tf.summaries.MaskSummaries`.
         verbose: Whether to print a few facts after the epoch in which the masks
             freeze. Default: where `fit` prints.
-        restart_learning_rate: Whether the learning rate of the weights, which must be a
-            `LearningRateSchedule`, goes through its schedule once more in the updates
-            from the freeze to the end of `fit`
+        restart_learning_rate: Whether the learning rate of `model.optimizer`, which
+            must be a `LearningRateSchedule`, goes through its schedule once more in the
+            updates from the freeze to the end of `fit`
             (`smart_tf.flavours.keras3.RestartedSchedule`).
 
     Raises:
@@ -160,6 +160,9 @@ class SmartPruningCallback(Callback):
             self._summaries.write(self.pruner.ranking, metrics, epoch)
 
     def on_train_end(self, logs=None):
+        if self.pruner is None:  # There was no epoch left.
+            Pruner(self.model).finish()
+            return
         self.pruner.finish()
         self._tell()
         if self._summaries is not None:
@@ -225,39 +228,23 @@ class SmartPruningCallback(Callback):
     def _start(self, epoch):
         """Resolves the schedule now that the run's length and state are known."""
         pruner = Pruner(self.model)
+        pruner.optimizer = self.model.optimizer
         steps, epochs = self.params.get("steps"), self.params.get("epochs")
         # A run that goes on counts from where it began.
         first = epoch if pruner.ranking.step <= 0 else 0
         schedule = self._resolve_schedule(pruner, steps, epochs - first)
-        updates = max(pruner.ranking.step, 0)
         # Only the user knows how many updates a `train_step` of theirs makes.
         own = pruner.flavour.keras.Model.train_step
         known = self.schedule is None or type(self.model).train_step is own
-        if steps is not None and known and not pruner.is_frozen:
-            available = updates + (epochs - epoch) * steps
-            if available < schedule.end_step:
-                raise ValueError(
-                    "The run is too short for its pruning schedule: the masks would "
-                    f"freeze at update {schedule.end_step}, but `fit` ends at update "
-                    f"{available} ({epochs - epoch} epochs of {steps} steps, from "
-                    f"update {updates}). Train for more epochs, or give "
-                    f"`SmartPruningCallback` fewer. Received: {schedule}"
-                )
+        left = (epochs - epoch) * steps if known and steps is not None else None
+        if not pruner.is_frozen:
+            self._check_search(pruner, schedule, left)
         if self.restart_learning_rate:
-            if steps is None or not known:
-                raise ValueError(
-                    "Argument `restart_learning_rate` needs to know how many updates "
-                    "`fit` will make: pass `steps_per_epoch` to `fit`, or give the "
-                    "optimizer a `RestartedSchedule`. Received: "
-                    f"restart_learning_rate=True, {steps=}"
-                )
-            done, left = (epoch - first) * steps, (epochs - epoch) * steps
-            self._restart_learning_rate(pruner, schedule, done, left)
+            self._restart_learning_rate(pruner, schedule, left)
         if pruner.layers[0].schedule != schedule:
             # A graph traced before has the other schedule, or none, built in.
             self.model.make_train_function(force=True)
         pruner.schedule = schedule
-        pruner.optimizer = self.model.optimizer
         pruner.start()
         pruner.metrics()  # the flips of the first epoch count from here
         self.pruner = pruner
@@ -265,22 +252,49 @@ class SmartPruningCallback(Callback):
         if self.log_dir is not None:
             self._summaries = MaskSummaries(self.log_dir)
 
-    def _restart_learning_rate(self, pruner, schedule, done, left):
-        """Has the optimizer's schedule start over, where it counts the freeze to be.
+    def _check_search(self, pruner, schedule, left):
+        """Raises unless the search can come to its end in the updates that are left."""
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        masks = pruner.ranking.masks
+        if not any(id(mask.weight.variable) in trained for mask in masks):
+            raise ValueError(
+                "The model must have pruned kernels that are trained, or its masks "
+                "cannot be searched for: set `trainable = True` on its layers. "
+                f"Received: a model in which none of {len(masks)} is"
+            )
+        updates = max(pruner.ranking.step, 0)
+        if left is not None and updates + left < schedule.end_step:
+            raise ValueError(
+                "The run is too short for its pruning schedule: the masks would "
+                f"freeze at update {schedule.end_step}, but `fit` ends at update "
+                f"{updates + left} ({left} from update {updates}). Train for more "
+                "epochs, or give `SmartPruningCallback` fewer. "
+                f"Received: {schedule}"
+            )
 
-        Args:
-            done: Integer, updates of this run that are made already.
-            left: Integer, updates that are still to come.
-        """
-        pruner.optimizer = self.model.optimizer
+    def _restart_learning_rate(self, pruner, schedule, left):
+        """Has the optimizer's schedule start over, where it counts the freeze to be."""
         optimizer = pruner.weights_optimizer
+        check_can_restart(optimizer, pruner.flavour)
+        if left is None:
+            raise ValueError(
+                "Argument `restart_learning_rate` needs to know how many updates `fit` "
+                "will make: pass `steps_per_epoch` to `fit`. With a `train_step` of "
+                "your own, pass `search_epochs` instead of `schedule`, or compile with "
+                "a `RestartedSchedule`. Received: restart_learning_rate=True, "
+                f"steps={self.params.get('steps')}, train_step of {type(self.model)}"
+            )
         now = int(optimizer._iterations.numpy())  # batches, where gradients accumulate
-        begin, end = max(now - done, 0), now + left
-        first = begin if pruner.is_frozen else now - max(pruner.ranking.step, 0)
-        freeze = first + schedule.end_step
-        began_after_it = pruner.is_frozen and freeze > now
-        if began_after_it or freeze == end:
+        begin, end = now - max(pruner.ranking.step, 0), now + left
+        if pruner.is_frozen:
+            schedule = pruner.layers[0].schedule or schedule
+            if isinstance(optimizer._learning_rate, pruner.flavour.RestartedSchedule):
+                return
+        freeze = begin + schedule.end_step
+        # The optimizer is newer than the freeze, or the run ends with it.
+        if freeze < 0 or freeze >= end:
             return
+        begin = max(begin, 0)
         restart_learning_rate(optimizer, pruner.flavour, begin, freeze, end)
         # A graph traced before has the other rate built in.
         self.model.make_train_function(force=True)

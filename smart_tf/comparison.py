@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Group
 from rich.table import Table
 
-from smart_tf import export, plots, prunable
+from smart_tf import export, flavours, plots, prunable
 from smart_tf.channels import find_groups
 from smart_tf.printing import render
 from smart_tf.rewrite import parts
@@ -97,9 +97,16 @@ def compare(original, small, files=True, representative_data=None):
         `Comparison`.
 
     Raises:
-        ValueError: If the two have different layers, or one has no graph of layers.
+        ValueError: If the two have different layers, or one has no graph of layers or
+            has pruning wrappers.
     """
     models = (original, small)
+    for name, model in zip(("original", "small"), models, strict=True):
+        if flavours.wrappers(model):
+            raise ValueError(
+                f"Argument `{name}` must be without pruning wrappers: call "
+                f"`smart_tf.strip_pruning` on it first. Received: {name}={model!r}"
+            )
     before, after = (_widths(model) for model in models)
     if before.keys() != after.keys():
         raise ValueError(
@@ -134,7 +141,7 @@ def _widths(model):
     """Dict from the paths of kernels to how many output channels they make."""
     names, widths = [], []
     for layer in parts(model):
-        for weight in prunable.prunable_weights(layer):
+        for weight in prunable.kernels(layer):
             shape = weight.variable.shape
             widths.append(math.prod(shape[axis] for axis in weight.layout.outputs))
             owner, name = weight.owner.name, weight.variable.name.split("/")[-1]

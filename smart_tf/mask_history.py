@@ -7,6 +7,7 @@ from smart_tf.flavours.callback import Callback
 from smart_tf.prunable import kernel_names
 from smart_tf.ranking import joined
 from smart_tf.search import PHASES, SearchState
+from smart_tf.structures.base import is_count
 
 
 class MaskHistory(Callback):
@@ -32,8 +33,8 @@ class MaskHistory(Callback):
         every: Integer >= 1, how many optimizer updates lie between two moments at
             least. Default: a moment at the end of each epoch. A moment is taken
             between two calls of the training step, before the next one begins.
-        kernels: List of strings, the kernels to keep: all that have one of these in
-            their names. Default: all.
+        kernels: String or list of strings, the kernels to keep: all that have one of
+            these in their names. Default: all.
 
     Attributes:
         updates: List of integers, the optimizer updates that were done at each moment.
@@ -46,14 +47,24 @@ class MaskHistory(Callback):
     A second `fit` of the same model adds to them; with another model they begin anew.
 
     Raises:
-        ValueError: If `every` is out of range; in `fit`, before the first step, if the
-            model has no pruning wrappers or no kernel is of these names.
+        ValueError: If `every` is no positive integer, or `kernels` no names; in `fit`,
+            before the first step, if the model has no pruning wrappers or no kernel is
+            of these names.
     """
 
     def __init__(self, every=None, kernels=None):
         super().__init__()
-        if every is not None and every < 1:
-            raise ValueError(f"Argument `every` must be >= 1. Received: {every=}")
+        if every is not None and not is_count(every):
+            raise ValueError(
+                f"Argument `every` must be an integer >= 1, or None. Received: {every=}"
+            )
+        if isinstance(kernels, str):
+            kernels = [kernels]
+        if kernels is not None and not _are_names(kernels):
+            raise ValueError(
+                "Argument `kernels` must be a string or a list of one or more strings, "
+                f"or None for all kernels. Received: {kernels=}"
+            )
         self.every = every
         self.kernels = kernels
         self.updates, self.phases, self.temperatures, self.masks = [], [], [], {}
@@ -123,3 +134,9 @@ class MaskHistory(Callback):
             for mask, name in names.items()
             if any(part in name for part in self.kernels)
         }
+
+
+def _are_names(values):
+    """Whether it is a list of one or more strings."""
+    is_list = isinstance(values, (list, tuple, set))
+    return is_list and len(values) > 0 and all(isinstance(v, str) for v in values)

@@ -312,7 +312,9 @@ def resolve_floor(max_layer_sparsity, sparsity):
     """The largest sparsity of any kernel: by default 0.98, or halfway to 1."""
     if max_layer_sparsity is None or max_layer_sparsity is ...:
         return max(0.98, (1.0 + sparsity) / 2)
-    if not isinstance(max_layer_sparsity, (int, float, np.number)):
+    if isinstance(max_layer_sparsity, bool) or not isinstance(
+        max_layer_sparsity, (int, float, np.number)
+    ):
         raise TypeError(
             "Argument `max_layer_sparsity` must be a float. "
             f"Received: max_layer_sparsity={max_layer_sparsity!r}"

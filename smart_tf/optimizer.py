@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from smart_tf.masking import is_mask_logit
+from smart_tf.restart import forget_restart
 
 
 class MaskRouting:
@@ -142,7 +143,10 @@ def set_optimizer(model, optimizer):
 
 def fresh_copy(optimizer):
     """A copy with the same settings, not bound to any variables yet."""
-    copy = type(optimizer).from_config(optimizer.get_config())
+    config = optimizer.get_config()
+    if callable(optimizer._learning_rate):
+        config["learning_rate"] = optimizer._learning_rate  # need not be registered
+    copy = type(optimizer).from_config(config)
     for name, value in vars(optimizer).items():
         # No part of the config, but a setting.
         if name.startswith("_exclude_from_weight_decay") and "cache" not in name:
@@ -155,10 +159,32 @@ def around(optimizer, inner):
     config = optimizer.get_config()
     config.pop("inner_optimizer")
     wrapped = type(optimizer)(inner, **config)
-    if int(optimizer.iterations.numpy()) > 0:
-        wrapped.build(inner._trainable_variables)
+    known = getattr(inner, "_trainable_variables", None)
+    if int(optimizer.iterations.numpy()) > 0 and known:
+        wrapped.build(known)
         transfer(optimizer, wrapped)
     return wrapped
+
+
+def plain_optimizer(optimizer, flavour):
+    """The optimizer of a model that is not pruned any more.
+
+    Args:
+        optimizer: The optimizer of a pruned model.
+        flavour: Package of the model's Keras.
+
+    Returns:
+        Optimizer without a part for the logits, with a learning rate that does not
+        start over.
+    """
+    if isinstance(optimizer, flavour.LossScaleOptimizer):
+        inner = plain_optimizer(optimizer.inner_optimizer, flavour)
+        known = inner is optimizer.inner_optimizer
+        return optimizer if known else around(optimizer, inner)
+    if isinstance(optimizer, flavour.PruningOptimizer):
+        optimizer = fresh_copy(optimizer.weights_optimizer)
+    forget_restart(optimizer)
+    return optimizer
 
 
 def transfer(source, target):
@@ -181,7 +207,7 @@ def peak_learning_rate(optimizer):
     """The largest learning rate of a run: what a mask's rate is relative to.
 
     A schedule does not tell where its warm-up ends, so it is tried at updates up to
-    a million.
+    a million, or until it has fallen to a hundredth: what comes later is not meant.
 
     Args:
         optimizer: Optimizer of either flavour.
@@ -191,11 +217,21 @@ def peak_learning_rate(optimizer):
     """
     if constant_learning_rate(optimizer) is not None:
         return constant_learning_rate(optimizer)
-    updates = np.unique(np.geomspace(1, 1e6, 300, dtype=int)) - 1
-    return max(float(optimizer._learning_rate(step)) for step in updates)
+    rate, peak = optimizer._learning_rate, 0.0
+    if not hasattr(rate, "get_config"):
+        return float(rate())  # a function without arguments
+    for step in np.unique(np.geomspace(1, 1e6, 300, dtype=int)) - 1:
+        try:
+            now = float(rate(step))
+        except tf.errors.InvalidArgumentError:  # A table has an end.
+            break
+        if now < peak / 100:
+            break
+        peak = max(peak, now)
+    return peak
 
 
 def constant_learning_rate(optimizer):
     """The learning rate as a float, or None where it is a schedule."""
-    rate = optimizer.get_config()["learning_rate"]
-    return None if isinstance(rate, dict) else float(rate)
+    rate = optimizer._learning_rate
+    return None if callable(rate) else float(rate)

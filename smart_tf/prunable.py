@@ -5,6 +5,7 @@ looked up here by name, and neither of the two has to be imported.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 from smart_tf.layouts import Layout
@@ -111,6 +112,10 @@ _GENERIC = (
     *("BaseRandomLayer", "AbstractRNNCell"),
 )
 
+# Layers that divide a kernel inside of them by its norm, and assign the result to it,
+# in every call: they would normalise the masked kernel, and overwrite the dense one.
+_REWRITING = ("SpectralNormalization",)
+
 _REGISTERED = {}
 
 
@@ -118,7 +123,8 @@ def register_prunable(cls, fn):
     """Teaches pruning which weights of a layer class to prune.
 
     The answer is complete: weights of the layer, or of layers inside of it, that `fn`
-    leaves out are not pruned. Subclasses are covered too.
+    leaves out are not pruned. Subclasses are covered too. The layers of a model are
+    asked one by one, and the model is not: weights of its own belong in a layer.
 
     Args:
         cls: A layer class of Keras 3 or tf_keras.
@@ -152,14 +158,21 @@ def prunable_weights(layer):
         A list of `PrunableWeight`, each trainable variable once.
 
     Raises:
-        TypeError: If a layer declares something that is not a variable.
+        TypeError: If a layer declares something other than a list of variables.
         ValueError: If a layer declares a weight that it does not hold.
     """
-    return [w for w in _trainable_kernels(layer) if not _is_quantized(w.owner)]
+    rewritten = _rewritten(layer)
+    return [
+        w
+        for w in _trainable_kernels(layer)
+        if not is_quantized(w.owner) and id(w.variable) not in rewritten
+    ]
 
 
 def kernels(layer, structure=None):
-    """Like `prunable_weights`, those that are frozen or quantized included.
+    """Like `prunable_weights`, those that training or calls overwrite included.
+
+    These are kernels that are frozen, quantized, or rewritten by a layer around them.
 
     Args:
         layer: A layer or model of Keras 3 or tf_keras.
@@ -185,9 +198,22 @@ def kernel_names(weights):
 
 
 def numbered(names):
-    """Names with a number on those that were there before."""
-    before = [names[:place].count(name) for place, name in enumerate(names)]
-    return [f"{n}_{k}" if k else n for n, k in zip(names, before, strict=True)]
+    """Names with a number on those that were there before: no two are equal."""
+    taken = {}
+    for name in names:
+        tries = itertools.chain([name], (f"{name}_{k}" for k in itertools.count(1)))
+        taken[next(one for one in tries if one not in taken)] = name
+    return list(taken)
+
+
+def _rewritten(layer):
+    """Ids of the kernels that layers assign to whenever they are called."""
+    return {
+        id(weight.variable)
+        for owner in _walk(layer, set())
+        if any(c.__name__ in _REWRITING for c in filter(_is_keras, type(owner).__mro__))
+        for weight in kernels(owner)
+    }
 
 
 def _trainable_kernels(layer):
@@ -213,8 +239,11 @@ def why_not(layer):
     weights = _variables(layer, "weights")
     if not weights:
         return None if layer.built else "not built"
-    if _trainable_kernels(layer):
+    trainable = _trainable_kernels(layer)
+    if any(is_quantized(weight.owner) for weight in trainable):
         return "quantized"
+    if trainable:
+        return "rewrites its kernel in every call"
     if kernels(layer):
         return "not trainable"
     if _declaration(layer):
@@ -227,6 +256,15 @@ def why_not(layer):
     if not _variables(layer, "trainable_variables"):
         return "not trainable"
     return "unknown layer: teach it with smart_tf.register_prunable"
+
+
+def declares_weights_of_its_own(layer):
+    """Whether a layer or model declares what to prune, and holds weights itself."""
+    nested = {id(v) for child in _children(layer) for v in _variables(child, "weights")}
+    trainable = _variables(layer, "trainable_variables")
+    return _declaration(layer) is not None and any(
+        id(variable) not in nested for variable in trainable
+    )
 
 
 def _walk(layer, seen):
@@ -246,7 +284,13 @@ def _own_weights(layer):
         return _builtin_weights(layer)
     if not layer.built and not _variables(layer, "weights"):
         return []  # A declaration may read kernels that do not exist yet.
-    return [_resolve(layer, entry) for entry in declaration()]
+    declared = declaration()
+    if not isinstance(declared, (list, tuple)):
+        raise TypeError(
+            f"The prunable weights of layer {layer.name!r} must be a list of variables "
+            f"or names of attributes; an empty one for none. Received: {declared!r}"
+        )
+    return [_resolve(layer, entry) for entry in declared]
 
 
 def _declaration(layer):
@@ -259,7 +303,7 @@ def _declaration(layer):
 
 def _resolve(layer, entry):
     """Turns a declared entry into a `PrunableWeight`."""
-    entry, layout = entry if isinstance(entry, tuple) else (entry, None)
+    entry, layout = _entry_and_layout(layer, entry)
     variable = entry
     if isinstance(entry, str):
         _, held = _held(layer, entry)
@@ -277,6 +321,18 @@ def _resolve(layer, entry):
         layout = layouts[0] if layouts else _guess(layer, variable)
     layout.groups(len(variable.shape))  # Raises where the layout does not fit.
     return PrunableWeight(owner, attribute, layout)
+
+
+def _entry_and_layout(layer, entry):
+    if not isinstance(entry, tuple):
+        return entry, None
+    if len(entry) != 2 or not isinstance(entry[1], (Layout, type(None))):
+        raise TypeError(
+            f"The prunable weights of layer {layer.name!r} must be variables, names of "
+            "attributes, or pairs of one of these and a `smart_tf.Layout`. "
+            f"Received: {entry!r}"
+        )
+    return entry
 
 
 def _guess(layer, variable):
@@ -370,7 +426,8 @@ def _is_variable(value):
     return hasattr(value, "assign") and hasattr(value, "shape")
 
 
-def _is_quantized(layer):
+def is_quantized(layer):
+    """Whether Keras has quantized the kernels that a layer holds itself."""
     return getattr(layer, "quantization_mode", None) is not None
 
 

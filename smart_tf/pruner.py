@@ -12,7 +12,7 @@ from smart_tf.optimizer import (
     peak_learning_rate,
     transfer,
 )
-from smart_tf.ranking import Ranking, check_ranking
+from smart_tf.ranking import Ranking, check_built, check_ranking
 from smart_tf.schedules import check_schedule
 from smart_tf.search import FROZEN, NOT_STARTED
 
@@ -57,11 +57,7 @@ class Pruner:
                 "Argument `model` has no pruning wrappers: call `smart_tf.prune` on "
                 f"it first. Received: model={model!r}"
             )
-        if not all(layer.built for layer in layers):
-            raise ValueError(
-                "Argument `model` must be built: give it a `keras.Input`, or call it "
-                f"on a batch first. Received: model={model!r}"
-            )
+        check_built(model, layers)
         self._model = model
         check_schedule(schedule)
         check_ranking(model, layers)

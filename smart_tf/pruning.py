@@ -6,9 +6,9 @@ from smart_tf import flavours, methods, prunable, structures
 from smart_tf.budgets import block_prices, priced_kernels
 from smart_tf.channels import couple, couple_kernels, find_groups, heads
 from smart_tf.masking import resolve_floor, resolve_sparsity
-from smart_tf.optimizer import fresh_copy, set_optimizer
-from smart_tf.ranking import Ranking, check_ranking
-from smart_tf.rewrite import parts, rewrite
+from smart_tf.optimizer import plain_optimizer, set_optimizer
+from smart_tf.ranking import Ranking, check_built, check_ranking
+from smart_tf.rewrite import parts, paths, rewrite
 from smart_tf.search import FROZEN
 from smart_tf.subclassed import mark, unmark
 
@@ -54,11 +54,13 @@ def prune(
             single layers give `smart_tf.Channel(coupled=False)`.
         method: `"smart"`, `"paper"` (SMART with the paper's settings), `"magnitude"`,
             `"pdp"`, `"pas"`, `"awg"`, `"acdc"`, or a `smart_tf.methods.Method`.
-        filters: Which layers: a regular expression that is searched in their paths,
-            a list of layers and nested models or their names, a function `layer ->
-            bool`, or a `tfmot...PruningPolicy`. Default: all, but where channels of
-            single kernels go, the layers that make the model's outputs: without its
-            channel a class would never be named.
+        filters: Which layers: a regular expression that is searched in their paths
+            (`layer.path`; in tf_keras, which has none, the names of the nested models
+            around the layer and its own, as `"encoder/dense"`), a list of layers and
+            nested models or their names, a function `layer -> bool`, or a
+            `tfmot...PruningPolicy`. Default: all, but where channels of single kernels
+            go, the layers that make the model's outputs: without its channel a class
+            would never be named.
         budget: What sparsity counts: `"weights"`, `"macs"` (multiply-accumulates), or
             a function from a kernel (`smart_tf.prunable.PrunableWeight`) to what its
             blocks cost, a number or an array of the shape of the grid of blocks.
@@ -90,7 +92,9 @@ def prune(
     }
     if not flavour.is_model(model):
         _check_alone(filters, budget)
-        return flavour.PrunableLayer(model, **settings)
+        wrapper = flavour.PrunableLayer(model, **settings)
+        wrapper.build_around_built()
+        return wrapper
     _check_model(model)
     accepts = _resolve_filters(filters, model, structure)
     if getattr(structure, "coupled", False):
@@ -203,6 +207,26 @@ def why_left_alone(layer, structure):
     return None if None in reasons else reasons[0]
 
 
+def why_not_of_models(model):
+    """Why weights that models hold themselves are not pruned: only layers are wrapped.
+
+    Args:
+        model: Model or layer of either flavour, with pruning wrappers or without.
+
+    Returns:
+        List of pairs of the name of a model, this one or one in it, and the reason.
+    """
+    is_model = flavours.of(model).is_model
+    layers = parts(model) if is_model(model) else [model]
+    inside = {id(one) for layer in layers for one in layer._flatten_layers()}
+    reason = "its weights are held by the model itself: put them in a layer"
+    return [
+        (one.name, reason)
+        for one in filter(is_model, model._flatten_layers())
+        if id(one) not in inside and prunable.declares_weights_of_its_own(one)
+    ]
+
+
 def why_not_by_default(model, structure):
     """What is pruned only where `filters` names it.
 
@@ -228,6 +252,7 @@ def _reasons(model, structure, accepts):
             reason = by_default.get(id(layer), "left out by `filters`")
         if reason:
             reasons.append(f"'{layer.name}': {reason}")
+    reasons += [f"'{name}': {reason}" for name, reason in why_not_of_models(model)]
     return "; ".join(reasons) or "it has no layers with weights."
 
 
@@ -266,7 +291,10 @@ def _resolve_filters(filters, model, structure):
                 "Argument `filters` must be a regular expression where it is a string "
                 f"({error}). Received: filters={filters!r}"
             ) from error
-        return lambda layer: bool(pattern.search(getattr(layer, "path", layer.name)))
+        path = paths(model)  # in tf_keras, where layers do not know theirs
+        return lambda layer: bool(
+            pattern.search(getattr(layer, "path", path.get(id(layer), layer.name)))
+        )
     if hasattr(filters, "allow_pruning"):
         filters.ensure_model_supports_pruning(model)
         return filters.allow_pruning
@@ -304,7 +332,9 @@ def strip_pruning(model):
     """The plain model, with exact zeros in its kernels.
 
     Masks that are not frozen yet are frozen first, at the hard top-k. The result
-    shares its variables with `model`, which is of no more use for training.
+    shares its variables with `model`, which is of no more use for training. In layers
+    that hold wrappers of their own, as in subclassed models, these are replaced in
+    place.
 
     Args:
         model: A model from `prune`, or with `PrunableLayer`s in it; or one wrapper.
@@ -315,15 +345,18 @@ def strip_pruning(model):
 
     Raises:
         TypeError: If `model` is no Keras model or layer.
-        ValueError: If its masks are not frozen yet, and the rest of the model is needed
-            to rank them, or they are of several methods.
+        ValueError: If it is not built; or its masks are not frozen yet, and the rest of
+            the model is needed to rank them, or they are of several methods. Nothing
+            is frozen then.
     """
     wrappers = flavours.wrappers(model)
     if not wrappers:
         return model
     flavour = flavours.of(model)
+    check_built(model, wrappers)
     if any(float(wrapper.search_state[0]) != FROZEN for wrapper in wrappers):
         check_ranking(model, wrappers)
+        _check_whole(model, wrappers)
     ranking = Ranking(wrappers)
     if ranking.phase != FROZEN:
         ranking.freeze()
@@ -332,11 +365,30 @@ def strip_pruning(model):
     for wrapper in wrappers:
         wrapper.release()
     if flavours.is_wrapper(model):
-        return model.layer
-    stripped = rewrite(
-        model, lambda part: part.layer if flavours.is_wrapper(part) else part
-    )
+        return _unwrapped(model)
+    stripped = rewrite(model, _unwrapped)
     unmark(stripped)
-    if isinstance(getattr(stripped, "optimizer", None), flavour.PruningOptimizer):
-        set_optimizer(stripped, fresh_copy(stripped.optimizer.weights_optimizer))
+    if getattr(stripped, "optimizer", None) is not None:
+        set_optimizer(stripped, plain_optimizer(stripped.optimizer, flavour))
     return stripped
+
+
+def _check_whole(model, wrappers):
+    """Raises a `ValueError` if wrappers are ranked with others that are missing."""
+    here = set(map(id, wrappers))
+    for wrapper in wrappers:
+        missing = [k.layer.name for k in wrapper.ranking.layers if id(k) not in here]
+        if missing and wrapper.structure.is_global:
+            raise ValueError(
+                "Argument `model` must be the whole model that was pruned, until its "
+                "masks are frozen: the blocks of all its layers are ranked together, "
+                f"and those of {missing} are missing. Strip the whole model, and take "
+                f"the part out of the result. Received: model={model!r}"
+            )
+
+
+def _unwrapped(layer):
+    if not flavours.is_wrapper(layer):
+        return layer
+    inner = layer.layer
+    return rewrite(inner, _unwrapped) if flavours.wrappers(inner) else inner

@@ -12,6 +12,15 @@ from smart_tf import topk
 from smart_tf.search import DENSE, FROZEN, Search, SearchState
 
 
+def check_built(model, layers):
+    """Raises a `ValueError` unless all pruning wrappers of a model are built."""
+    if not all(layer.built for layer in layers):
+        raise ValueError(
+            "Argument `model` must be built: give it a `keras.Input`, or call it "
+            f"on a batch first. Received: model={model!r}"
+        )
+
+
 def check_ranking(model, layers):
     """Raises a `ValueError` unless pruning wrappers can be ranked against each other.
 
@@ -171,7 +180,7 @@ class Ranking:
         return [masks[m] for m in self.masks]
 
     def _ranked_hard_masks(self, share):
-        scores = [m.final_scores().ravel() for m in self.ranked]
+        scores = [np.asarray(m.final_scores()).ravel() for m in self.ranked]
         ends = np.cumsum([len(s) for s in scores])
         floors = [
             (np.arange(end - len(s), end), m.floor())

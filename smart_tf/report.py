@@ -7,8 +7,12 @@ from rich.table import Table
 
 from smart_tf import flavours, plots, prunable
 from smart_tf.printing import render
-from smart_tf.pruning import why_left_alone, why_not_by_default
-from smart_tf.ranking import joined
+from smart_tf.pruning import (
+    why_left_alone,
+    why_not_by_default,
+    why_not_of_models,
+)
+from smart_tf.ranking import check_built, joined
 from smart_tf.rewrite import parts
 from smart_tf.search import PHASES
 
@@ -49,9 +53,10 @@ class PruningReport:
         model: Name of the model.
         phase: `"dense"`, `"searching"`, `"frozen"`, or `"plain"` for a model without
             pruning wrappers.
-        structure: String form of the structure, or None.
-        kernels: List of `KernelReport`.
-        skipped: Dict from layer name to the reason why it is not pruned.
+        structure: String form of the structure, or of the structures; or None.
+        kernels: List of `KernelReport`; of a plain model those of frozen layers, too.
+        skipped: Dict from layer name to the reason why it is not pruned. Layers of the
+            same name are numbered.
         parameters: Number of parameters of the model, masks not counted.
         cut: Pair of what the budget of coupled channels counts and the fraction of it
             that will be gone when they are cut, or None.
@@ -178,21 +183,24 @@ def report(model):
 
     Raises:
         TypeError: If `model` is no Keras model or layer.
+        ValueError: If it has pruning wrappers that are not built.
     """
     wrappers = flavours.wrappers(model)
+    check_built(model, wrappers)
     structure = wrappers[0].structure if wrappers else None
     masked = {id(m.weight.variable) for w in wrappers for m in w.weight_masks}
     by_default = why_not_by_default(model, structure)
-    kernels, skipped = {}, {}
+    kernels, skipped = {}, []
     for layer in _layers(model):
         if flavours.is_wrapper(layer):
             continue
         reason = _skipped(layer, structure, masked, by_default)
         if reason:
-            skipped[layer.name] = reason
+            skipped.append((layer.name, reason))
         if structure is None:
-            for weight in prunable.prunable_weights(layer):
+            for weight in _plain_weights(layer):
                 kernels.setdefault(id(weight.variable), weight)
+    skipped = _by_name(skipped + why_not_of_models(model))
     weights = list(kernels.values())
     kernels = list(map(_plain_kernel, weights, prunable.kernel_names(weights)))
     phase, cut = "plain", None
@@ -206,7 +214,7 @@ def report(model):
     return PruningReport(
         model=model.name,
         phase=phase,
-        structure=str(structure) if structure else None,
+        structure=", ".join({str(w.structure): None for w in wrappers}) or None,
         kernels=kernels,
         skipped=skipped,
         parameters=_parameters(model, wrappers),
@@ -219,10 +227,20 @@ def _layers(model):
     return parts(model) if flavour.is_model(model) else [model]
 
 
+def _by_name(pairs):
+    names = prunable.numbered([name for name, _ in pairs])
+    return {name: reason for name, (_, reason) in zip(names, pairs, strict=True)}
+
+
+def _plain_weights(layer):
+    """What a layer without a wrapper may have been pruned in, before it was frozen."""
+    return [w for w in prunable.kernels(layer) if not prunable.is_quantized(w.owner)]
+
+
 def _skipped(layer, structure, masked, by_default):
-    weights = prunable.prunable_weights(layer)
     if structure is None:
-        return "" if weights else prunable.why_not(layer)
+        return "" if _plain_weights(layer) else prunable.why_not(layer)
+    weights = prunable.prunable_weights(layer)
     if any(id(weight.variable) in masked for weight in weights):
         return "its kernel is masked in another layer that holds it"
     left_out = by_default.get(id(layer), "left out when the model was pruned")

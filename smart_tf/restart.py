@@ -2,27 +2,31 @@
 
 import tensorflow as tf
 
-from smart_tf.optimizer import constant_learning_rate
-
 
 class RestartAtFreeze:
     """Mixin: a learning-rate schedule that starts over when the masks freeze.
 
     Update `s` has the rate of `schedule` at `s` as long as `s < freeze`, and from there
-    on at `begin + (s - freeze) * (end - begin) / (end - freeze)`: all of the schedule
-    is gone through again in the updates that are left. A cosine that is cut short by
-    the freeze in the middle begins at its peak once more.
+    on at `begin + (s - freeze) * (end - begin) / (end - freeze)`, rounded: all of the
+    schedule is gone through again in the updates that are left. A cosine that is cut
+    short by the freeze in the middle begins at its peak once more. From `end` on it is
+    `schedule` again.
 
     The flavour's class gives `_serialize` and `_deserialize`, and its own base.
 
     Reference:
         - [Renda et al., 2020](https://arxiv.org/abs/2003.02389), learning rate
           rewinding
-        - [Le and Hua, 2021](https://arxiv.org/abs/2105.03193), "scaled learning rate
-          restarting"
+        - [Le and Hua, 2021](https://arxiv.org/abs/2105.03193), scaled learning rate
+          restarting
     """
 
     def __init__(self, schedule, begin, freeze, end):
+        if not callable(schedule):
+            raise TypeError(
+                "Argument `schedule` must be a `LearningRateSchedule`. "
+                f"Received: {schedule=}"
+            )
         if not 0 <= begin <= freeze < end:
             raise ValueError(
                 "Arguments `begin`, `freeze` and `end` must be numbers of updates that "
@@ -34,10 +38,13 @@ class RestartAtFreeze:
         self.begin, self.freeze, self.end = int(begin), int(freeze), int(end)
 
     def __call__(self, step):
-        step = tf.cast(step, tf.float32)
+        step = tf.convert_to_tensor(step)
+        since = tf.cast(step, tf.float32) - self.freeze
         speed = (self.end - self.begin) / (self.end - self.freeze)
-        again = self.begin + (step - self.freeze) * speed
-        return self.schedule(tf.where(step < self.freeze, step, again))
+        # Whole numbers, as optimizers count: a schedule may look them up in a table.
+        again = tf.cast(tf.round(self.begin + since * speed), step.dtype)
+        restarted = (step >= self.freeze) & (step < self.end)
+        return self.schedule(tf.where(restarted, again, step))
 
     def get_config(self):
         schedule = self._serialize(self.schedule)
@@ -50,30 +57,46 @@ class RestartAtFreeze:
         return cls(**{**config, "schedule": schedule})
 
 
-def restart_learning_rate(optimizer, flavour, begin, freeze, end):
-    """Lets the learning rate of the weights start over when the masks freeze.
-
-    One that was told so before is told anew.
+def check_can_restart(optimizer, flavour):
+    """Raise unless an optimizer has a schedule that could start over.
 
     Args:
-        optimizer: The model's optimizer; its learning rate is changed.
+        optimizer: The part that trains the weights, or None.
+        flavour: Package of the model's Keras.
+
+    Raises:
+        ValueError: If there is none, or its learning rate is no `LearningRateSchedule`.
+    """
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(rate, flavour.keras.optimizers.schedules.LearningRateSchedule):
+        return
+    raise ValueError(
+        "Argument `restart_learning_rate` needs a model that is compiled with an "
+        "optimizer whose learning rate is a `LearningRateSchedule`, such as "
+        "`CosineDecay`: a constant rate has nothing to start over, and one that "
+        "callbacks set is theirs. Received: restart_learning_rate=True, "
+        f"optimizer={optimizer!r}"
+    )
+
+
+def restart_learning_rate(optimizer, flavour, begin, freeze, end):
+    """Has the learning rate of the weights start over when the masks freeze.
+
+    Args:
+        optimizer: One that `check_can_restart` has passed; its rate is changed.
         flavour: Package of the model's Keras.
         begin: Integer, the update at which the run began.
         freeze: Integer, the update at which the masks freeze.
         end: Integer, the update at which the run ends; all three are counted as the
             optimizer counts its own.
-
-    Raises:
-        ValueError: If the learning rate is constant.
     """
-    if constant_learning_rate(optimizer) is not None:
-        raise ValueError(
-            "Argument `restart_learning_rate` needs an optimizer whose learning rate "
-            "is a `LearningRateSchedule`, such as `CosineDecay`: a constant rate has "
-            "nothing to start over, and one that callbacks set is theirs. Received: "
-            f"restart_learning_rate=True, optimizer={optimizer!r}"
-        )
+    forget_restart(optimizer)
     schedule = optimizer._learning_rate
-    if isinstance(schedule, RestartAtFreeze):
-        schedule = schedule.schedule
     optimizer.learning_rate = flavour.RestartedSchedule(schedule, begin, freeze, end)
+
+
+def forget_restart(optimizer):
+    """Gives an optimizer the schedule back that it had before."""
+    schedule = getattr(optimizer, "_learning_rate", None)
+    if isinstance(schedule, RestartAtFreeze):
+        optimizer.learning_rate = schedule.schedule

@@ -9,12 +9,12 @@ def rewrite(model, replace, input_shapes=None):
     Functional and Sequential models (and such models nested in them) are cloned
     around the same layer objects: the new model shares all variables with the old
     one. A subclassed model has no graph to clone: its layers are replaced in place,
-    and it is itself returned.
+    and it is itself returned. So are those of a layer that holds pruning wrappers.
 
     Args:
-        model: A built model of either flavour.
+        model: A built model of either flavour, or a layer with wrappers in it.
         replace: Function from a layer to the layer that shall stand there. Asked
-            once for each layer that is not itself a model that can be rewritten.
+            once for each layer that is not itself rewritten.
         input_shapes: Optional function from a model (or one nested in it) that is
             cloned to the list of the shapes of its inputs, without the batch.
 
@@ -35,12 +35,12 @@ def _rewritten(model, replace, input_shapes, done):
     """As `rewrite`; `done` gets what would undo what was replaced in place."""
 
     def replaced(layer):
-        if _is_rewritable(layer, flavours.of(layer)):
+        if _is_rewritten(layer):
             return _rewritten(layer, replace, input_shapes, done)
         return replace(layer)
 
     flavour = flavours.of(model)
-    if flavour.is_graph_model(model):
+    if flavour.is_model(model) and flavour.is_graph_model(model):
         shapes = input_shapes(model) if input_shapes else None
         return flavour.clone_graph_model(model, replaced, shapes)
     layers = list(model._flatten_layers(include_self=False, recursive=False))
@@ -53,23 +53,43 @@ def _rewritten(model, replace, input_shapes, done):
 
 def parts(model):
     """The layers that `rewrite` asks about, each once, in order."""
-    flavour = flavours.of(model)
+    return list({id(part): part for _, part in _located(model)}.values())
+
+
+def paths(model):
+    """Dict from the `id` of each of the `parts` to the path at which it stands first.
+
+    A path is the names of the models around the layer, but of `model`, and its own.
+    """
     found = {}
+    for path, part in _located(model):
+        found.setdefault(id(part), path)
+    return found
+
+
+def _located(model, above=""):
+    """Yields the `parts` with their paths, as often as they stand there."""
     for layer in model._flatten_layers(include_self=False, recursive=False):
-        inner = parts(layer) if _is_rewritable(layer, flavour) else [layer]
-        found.update({id(part): part for part in inner})
-    return list(found.values())
+        path = above + layer.name
+        if _is_rewritten(layer):
+            yield from _located(layer, f"{path}/")
+        else:
+            yield path, layer
 
 
-def _is_rewritable(layer, flavour):
-    return flavour.is_model(layer) and not flavours.is_wrapper(layer)
+def _is_rewritten(layer):
+    """Whether it is taken apart: a model, or a layer that holds wrappers."""
+    flavour = flavours.of(layer)
+    if flavours.is_wrapper(layer) or not isinstance(layer, flavour.keras.layers.Layer):
+        return False
+    return flavour.is_model(layer) or bool(flavours.wrappers(layer))
 
 
 def _substitute_layers(model, replaced):
     """Replaces layers of a model in place.
 
     Args:
-        model: Subclassed model.
+        model: Subclassed model, or layer.
         replaced: Dict from the `id` of each of its layers to what shall stand there.
     """
     flavour = flavours.of(model)

@@ -1,5 +1,6 @@
 """When the masks are searched for, and at which temperature (algorithm 1)."""
 
+import math
 import sys
 
 import tensorflow as tf
@@ -48,7 +49,7 @@ class TemperatureSchedule:
         final_temperature=0.01,
     ):
         for name, step in (("begin_step", begin_step), ("end_step", end_step)):
-            if int(step) != step:
+            if not math.isfinite(step) or int(step) != step:
                 raise ValueError(
                     f"Argument `{name}` must be a whole number of optimizer updates. "
                     f"Received: {name}={step!r}"

@@ -6,6 +6,7 @@ from rich.table import Table
 
 import smart_tf
 from smart_tf.printing import render
+from tests.references import mlp
 
 
 def test_networks_without_parameters_are_compared_without_ratios():
@@ -16,6 +17,21 @@ def test_networks_without_parameters_are_compared_without_ratios():
     assert rows["parameters"] == ["0", "0", ""]
     with pytest.raises(ValueError, match="with kernels"):
         comparison.plot()
+
+
+def test_networks_that_differ_in_what_is_trained_have_the_same_layers():
+    frozen = mlp()
+    frozen.trainable = False
+    widths = smart_tf.compare(mlp(), frozen, files=False).widths
+    assert list(widths.values()) == [(16, 16), (16, 16), (4, 4)]
+
+
+@pytest.mark.parametrize("name", ["original", "small"])
+def test_networks_with_wrappers_are_to_be_stripped_first(name):
+    models = {"original": mlp(), "small": mlp()}
+    models[name] = smart_tf.prune(models[name], 0.5, "4x4")
+    with pytest.raises(ValueError, match=f"`{name}` must be .*strip_pruning.*Received"):
+        smart_tf.compare(**models, files=False)
 
 
 @pytest.mark.parametrize("name", ["odd[bold]x.tflite", "[/x].tflite", "a:cat:b.tflite"])

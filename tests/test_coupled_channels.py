@@ -1,5 +1,7 @@
 """Searching for channels that run through several layers, and cutting them out."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -327,8 +329,14 @@ def test_costs_of_ones_own():
     pruned = smart_tf.prune(network(), 0.5, FINE, budget=cost)
     stem, inside = widths(smart_tf.shrink(smart_tf.strip_pruning(pruned)))
     assert stem <= 8
-    with pytest.raises(ValueError, match="`budget` must give a positive cost"):
-        smart_tf.prune(network(), 0.5, FINE, budget=lambda group: 0.0)
+    for bad in (0.0, math.nan, math.inf, None, "dear", np.ones(5)):
+        with pytest.raises(ValueError, match="`budget` must give a positive cost"):
+            smart_tf.prune(network(), 0.5, FINE, budget=lambda group, bad=bad: bad)
+
+
+def test_whether_there_is_a_floor_is_no_floor():
+    with pytest.raises(TypeError, match="`max_layer_sparsity` must be a float"):
+        smart_tf.prune(network(), 0.5, FINE, max_layer_sparsity=True)
 
 
 def test_layers_that_shall_stay_stay():

@@ -120,6 +120,40 @@ def test_unbuilt_models_are_refused():
         smart_tf.prune(Subclassed(), 0.5, "4x4")
 
 
+@pytest.mark.parametrize("call", [smart_tf.report, smart_tf.strip_pruning])
+def test_wrappers_that_are_not_built_are_refused(call):
+    wrapper = smart_tf.prune(layers.Dense(4), 0.5, "4x4")
+    for model in (wrapper, keras.Sequential([wrapper])):
+        with pytest.raises(ValueError, match="`model` must be built.*Received"):
+            call(model)
+
+
+def parts_of(model):
+    first = model.layers[0]
+    return [first, keras.Model(model.inputs, first.output)]
+
+
+def test_a_part_of_a_pruned_model_is_not_stripped_before_the_freeze():
+    model = smart_tf.prune(mlp(), 0.5, "4x4")
+    before = weights(model)
+    for part in parts_of(model):
+        with pytest.raises(
+            ValueError, match="must be the whole model.*'last'.*missing"
+        ):
+            smart_tf.strip_pruning(part)
+    assert_same(before, weights(model))
+    smart_tf.Pruner(model, smart_tf.TemperatureSchedule(0, 1)).ranking.freeze()
+    for part in parts_of(model):
+        assert not wrappers(smart_tf.strip_pruning(part))
+
+
+def test_parts_that_are_ranked_by_themselves_are_stripped():
+    """Nothing of the rest is needed for patterns of a layer's own."""
+    model = smart_tf.prune(mlp(), structure="2:4")
+    for part in parts_of(model):
+        assert not wrappers(smart_tf.strip_pruning(part))
+
+
 def test_pruned_models_are_not_pruned_again():
     model = smart_tf.prune(mlp(), 0.5, "4x4")
     with pytest.raises(ValueError, match="pruning wrappers already.*strip_pruning"):
@@ -151,6 +185,61 @@ def test_a_wrapper_around_nothing_prunable_is_refused_when_it_is_built():
     model = keras.Sequential([smart_tf.PrunableLayer(layers.ReLU(), "4x4", 0.5)])
     with pytest.raises(ValueError, match="no weights that can be pruned"):
         model.build((None, 4))
+
+
+class Mixes(layers.Layer):
+    """Rewrites its kernel in its call, in training."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], shape[-1]), name="kernel")
+
+    def call(self, x, training=False):
+        if training:
+            self.kernel.assign(self.kernel / keras.ops.norm(self.kernel))
+        return x @ self.kernel
+
+    def get_prunable_weights(self):
+        return [self.kernel]
+
+
+@pytest.mark.filterwarnings("ignore:A model with pruning wrappers is being trained")
+def test_a_layer_that_assigns_to_its_masked_kernel_is_refused():
+    model = keras.Sequential([keras.Input((8,)), Mixes(name="mixes")])
+    model = smart_tf.prune(model, 0.5, "4x4")
+    kernel = model.layers[0].layer.kernel
+    before = kernel.numpy()
+    model(np.ones((2, 8), "float32"))
+    with pytest.raises(ValueError, match="'mixes' must not assign.*filters.*kernel'"):
+        model(np.ones((2, 8), "float32"), training=True)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="'mixes' must not assign"):
+        model.fit(np.ones((2, 8)), np.ones((2, 8)), verbose=0)
+    np.testing.assert_array_equal(before, kernel.numpy())
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda layer: None,
+        lambda layer: layer.mixing,
+        lambda layer: "mixing",
+        lambda layer: [("mixing", "outputs last")],
+        lambda layer: [("mixing", smart_tf.Layout((1,), (0,)), 3)],
+    ],
+    ids=["nothing", "variable", "name", "no_layout", "triple"],
+)
+def test_declarations_that_are_no_list_of_weights_are_refused(declare):
+    class Declares(layers.Layer):
+        def build(self, shape):
+            self.mixing = self.add_weight(shape=(shape[-1], 8), name="mixing")
+
+        def get_prunable_weights(self):
+            return declare(self)
+
+    layer = Declares(name="mine")
+    layer.build((None, 8))
+    with pytest.raises(TypeError, match="of layer 'mine' must be .*Received"):
+        smart_tf.prunable.prunable_weights(layer)
 
 
 @pytest.mark.parametrize(

@@ -113,18 +113,23 @@ def test_only_the_kernels_that_are_wished():
     history = smart_tf.MaskHistory(kernels=["second", "st/k"])
     history.set_model(pruned())
     assert [name.split("/")[1] for name in history.masks] == ["first", "second", "last"]
-    history = smart_tf.MaskHistory(kernels=["second"])
-    history.set_model(pruned())
-    history.record()
-    ((name, masks),) = history.masks.items()
-    assert name.endswith("second/kernel") and len(masks) == 1
+    for wished in (["second"], "second"):
+        history = smart_tf.MaskHistory(kernels=wished)
+        history.set_model(pruned())
+        history.record()
+        ((name, masks),) = history.masks.items()
+        assert name.endswith("second/kernel") and len(masks) == 1
     with pytest.raises(ValueError, match=r"Received: \['third'\]"):
         smart_tf.MaskHistory(kernels=["third"]).set_model(pruned())
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="must be >= 1"):
-        smart_tf.MaskHistory(every=0)
+    for every in (0, 2.5, "2", True):
+        with pytest.raises(ValueError, match="`every` must be an integer >= 1"):
+            smart_tf.MaskHistory(every=every)
+    for bad in ([], [3], 3, [None]):
+        with pytest.raises(ValueError, match="`kernels` must be a string or a list"):
+            smart_tf.MaskHistory(kernels=bad)
     with pytest.raises(ValueError, match="smart_tf.prune"):
         fit(compiled(mlp()), smart_tf.MaskHistory())
 

@@ -106,6 +106,55 @@ class Smallest(methods.Method):
         return -weight_mask.scores()
 
 
+@pytest.fixture
+def names(monkeypatch):
+    """The methods that are known by name; what a test adds is forgotten."""
+    names = dict(methods.base._METHODS)
+    monkeypatch.setattr(methods.base, "_METHODS", names)
+    return names
+
+
+def test_settings_that_no_field_knows_are_refused_before_anything_is_pruned(names):
+    class Initialised(Smallest):
+        def __init__(self, sign=1):
+            object.__setattr__(self, "sign", sign)
+
+    class Undecorated(methods.Magnitude):
+        updates: int = 5  # `Magnitude.__init__` would not know of it
+
+    class Inherits(Undecorated):
+        pass
+
+    for method in (Initialised(-1), Undecorated(), Inherits()):
+        model = mlp()
+        with pytest.raises(TypeError, match="`method` must be of a dataclass"):
+            smart_tf.prune(model, 0.5, "4x4", method)
+        assert not smart_tf.flavours.wrappers(model)
+
+
+def test_a_subclass_without_settings_of_its_own_needs_no_decorator(names):
+    class Largest(methods.Magnitude):
+        def final_scores(self, weight_mask):
+            return -super().final_scores(weight_mask)
+
+    method = Largest(updates=4)
+    assert methods.get(method) is method
+    assert methods.get(method.get_config()) == method
+
+
+def test_the_names_of_the_package_cannot_be_taken(names):
+    before = dict(names)
+    for name in ("Magnitude", "SMART", "Paper"):
+        with pytest.raises(ValueError, match="another name.*smart_tf's own"):
+            type(name, (methods.Method,), {})
+    assert names == before
+
+
+def test_a_method_of_ones_own_may_be_defined_anew(names):
+    first, second = (type("Mine", (methods.Method,), {}) for _ in range(2))
+    assert type(methods.get("mine")) is second is not first
+
+
 def test_a_method_of_ones_own_gets_phases_freeze_and_strip(monkeypatch):
     monkeypatch.setattr(methods.base, "_METHODS", {"smallest": Smallest})
     model = compiled(smart_tf.prune(mlp(), 0.75, "4x4", method=Smallest()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -62,29 +63,71 @@ def test_a_method_is_rebuilt_from_its_config(method):
         (methods.Smart, {"group_scale": 0.0}),
         (methods.Smart, {"mask_learning_rate": -1.0}),
         (methods.Smart, {"mask_momentum": 1.0}),
+        (methods.Smart, {"mask_momentum": "0.9"}),
+        (methods.Smart, {"initial_temperature": -1.0}),
+        (methods.Smart, {"initial_temperature": float("inf")}),
+        (methods.Smart, {"initial_temperature": None}),
+        (methods.Smart, {"final_temperature": 0.0}),
+        (methods.Smart, {"final_temperature": 3.5}),
         (methods.Magnitude, {"updates": 0}),
+        (methods.Magnitude, {"updates": 2.5}),
+        (methods.Magnitude, {"updates": "9"}),
+        (methods.Magnitude, {"updates": True}),
         (methods.Magnitude, {"power": 0}),
+        (methods.Magnitude, {"power": None}),
+        (methods.Magnitude, {"power": True}),
+        (methods.Magnitude, {"power": float("nan")}),
         (methods.Magnitude, {"reduction": "median"}),
         (methods.PDP, {"temperature": 0.0}),
+        (methods.PDP, {"temperature": [1e-4]}),
         (methods.PDP, {"updates": 0}),
+        (methods.PDP, {"updates": 2.5}),
         (methods.PaS, {"strength": -1}),
+        (methods.PaS, {"initial_spread": "a"}),
         (methods.PaS, {"mask_momentum": -0.1}),
         (methods.AWG, {"steps": 0}),
+        (methods.AWG, {"steps": 2.5}),
+        (methods.AWG, {"decay": None}),
         (methods.AWG, {"calibration": 1.0}),
         (methods.AWG, {"decay": 1.0}),
         (methods.ACDC, {"steps": 0}),
+        (methods.ACDC, {"steps": 2.5}),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_named(cls, settings):
     ((name, value),) = settings.items()
-    with pytest.raises(ValueError, match=f"`{name}` of {cls.__name__}.*{value!r}"):
+    received = re.escape(repr(value))
+    with pytest.raises(ValueError, match=f"`{name}` of {cls.__name__}.*{received}"):
         cls(**settings)
+
+
+def test_settings_are_numbers_of_any_kind():
+    assert methods.Magnitude(updates=np.int64(4), power=2) == methods.Magnitude(
+        updates=4, power=2.0
+    )
+    smart = methods.Smart(np.float32(2), 2, group_scale=None, mask_learning_rate=None)
+    assert smart.final_temperature == smart.initial_temperature == 2.0
 
 
 def test_a_config_of_an_unknown_class_says_what_there_is():
     with pytest.raises(ValueError, match="must be one of.*'acdc'.*Received.*'Mine'"):
         methods.get({"class_name": "Mine", "config": {}})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"name": "smart"}, "config dict {'class_name'.*Received.*'name'"),
+        ({"class_name": 3}, "config dict {'class_name'"),
+        ({"class_name": "Smart", "config": {"rate": 1.0}}, "'Smart' has.*'rate'"),
+        ({"class_name": "Smart", "config": [1.0]}, "'Smart' has.*list"),
+    ],
+)
+def test_a_config_that_describes_no_method_says_what_is_missing(config, words):
+    with pytest.raises(ValueError, match=f"Argument `method` must be.*{words}"):
+        methods.get(config)
+    assert methods.get({"class_name": "Smart"}) == methods.Smart()
 
 
 @pytest.mark.parametrize("name", ["pas", "awg"])

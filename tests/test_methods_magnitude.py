@@ -1,5 +1,6 @@
 """Which blocks magnitude pruning keeps, and when it prunes them."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -78,6 +79,19 @@ def test_per_layer_the_whole_is_exact_though_no_layer_divides():
     kept = [int(m.sum()) for m in masks]
     assert sum(kept) == 19  # of 39
     assert all(abs(k - m.size / 2) <= 1 for k, m in zip(kept, masks, strict=True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.75, 1.0])
+def test_per_layer_wrappers_of_ones_own_reach_each_its_own_sparsity(share):
+    method = methods.Magnitude(per_layer=True)
+    sparsities = (0.8, 0.4, 0.0)
+    model = keras.Sequential([keras.Input((20,))])
+    for sparsity in sparsities:
+        dense = keras.layers.Dense(20)
+        model.add(smart_tf.PrunableLayer(dense, "2x2", sparsity, method))
+    masks = smart_tf.Pruner(model).ranking.hard_masks(share)
+    gone = [1 - mask.mean() for mask in masks]
+    np.testing.assert_allclose(gone, [share * s for s in sparsities], atol=1e-9)
 
 
 def fit(method):

@@ -529,13 +529,113 @@ def test_a_single_layer_is_wrapped_and_given_back():
     assert np.mean(dense.kernel.numpy() == 0) == 0.5
 
 
+def test_a_single_layer_that_is_built_gets_its_masks_at_once():
+    dense = layers.Dense(8)
+    dense.build((None, 16))
+    wrapper = smart_tf.prune(dense, 0.5, "4x4")
+    assert smart_tf.report(wrapper).sparsity == 0.5
+    assert smart_tf.strip_pruning(wrapper) is dense
+    assert np.mean(dense.kernel.numpy() == 0) == 0.5
+
+
 @pytest.mark.parametrize("choice", [{"filters": "dense"}, {"budget": "macs"}])
 def test_there_is_nothing_to_choose_from_in_a_single_layer(choice):
     with pytest.raises(ValueError, match="must be left out where .* a single layer"):
         smart_tf.prune(layers.Dense(8), 0.5, "4x4", **choice)
 
 
+# ---- Wrappers in layers
+
+
+class Holder(layers.Layer):
+    """A wrapper of one's own in a layer: itself, in a list, or in a graph in it."""
+
+    def __init__(self, how, **kwargs):
+        super().__init__(**kwargs)
+        wrapper = smart_tf.PrunableLayer(layers.Dense(16), "4x4", 0.5)
+        graph = keras.Sequential([keras.Input((16,)), wrapper])
+        self.held = {"itself": wrapper, "list": [wrapper], "graph": graph}[how]
+        self.other = layers.Dense(16, name="other")
+
+    def build(self, shape):
+        for layer in self._flatten_layers(include_self=False, recursive=False):
+            if not layer.built:
+                layer.build(shape)
+
+    def call(self, x):
+        return self.other(
+            (self.held[0] if isinstance(self.held, list) else self.held)(x)
+        )
+
+
+class HoldsInModel(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.holder, self.head = layer, layers.Dense(4)
+
+    def call(self, x):
+        return self.head(self.holder(x))
+
+
+@pytest.mark.parametrize("how", ["itself", "list", "graph"])
+@pytest.mark.parametrize("subclassed", [False, True])
+def test_wrappers_in_layers_are_stripped(how, subclassed, tmp_path):
+    holder = Holder(how, name="holder")
+    if subclassed:
+        model = built(HoldsInModel(holder))
+    else:
+        model = keras.Sequential([keras.Input((16,)), holder, layers.Dense(4)])
+    (wrapper,) = wrappers(model)
+    callback = smart_tf.SmartPruningCallback(search_epochs=1)
+    compiled(model).fit(X, Y, batch_size=16, epochs=2, verbose=0, callbacks=[callback])
+    hard = output(model, X)
+    stripped = smart_tf.strip_pruning(model)
+    assert not wrappers(stripped)
+    assert holder in stripped.layers and holder.other in holder._flatten_layers()
+    assert wrapper.layer in stripped._flatten_layers()
+    assert_same([hard], [output(stripped, X)], atol=1e-6)
+    assert np.mean(wrapper.layer.kernel.numpy() == 0) == 0.5
+    assert len(stripped.weights) == 6
+    stripped.save_weights(tmp_path / "x.weights.h5")
+    stripped.load_weights(tmp_path / "x.weights.h5")
+
+
+def test_wrappers_in_built_in_containers_are_stripped():
+    dense = layers.Dense(8)
+    wrapper = smart_tf.PrunableLayer(dense, "4x4", 0.5, "magnitude")
+    container = layers.TimeDistributed(wrapper)
+    stripped = smart_tf.strip_pruning(
+        keras.Sequential([keras.Input((3, 8)), container])
+    )
+    assert container.layer is dense and not wrappers(stripped)
+    assert np.mean(dense.kernel.numpy() == 0) == 0.5
+
+
 # ---- What is left alone
+
+
+def test_layers_that_rewrite_their_kernel_in_each_call_are_left_alone():
+    def trained(prepare):
+        keras.utils.set_random_seed(5)
+        normalised = layers.SpectralNormalization(layers.Dense(16), name="normalised")
+        model = keras.Sequential([keras.Input((16,)), normalised, layers.Dense(4)])
+        model = prepare(model)
+        compiled(model, "sgd").fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+        return model, normalised
+
+    def prepare(model):
+        return smart_tf.prune(model, 0.0, "4x4", "magnitude")
+
+    plain, expected = trained(lambda model: model)
+    with pytest.warns(UserWarning, match="SmartPruningCallback"):
+        pruned, normalised = trained(prepare)
+    reason = {"normalised": "rewrites its kernel in every call"}
+    assert smart_tf.report(pruned).skipped == reason
+    assert len(wrappers(pruned)) == 1
+    assert_same(expected.get_weights(), normalised.get_weights(), atol=1e-6)
+    assert_same([output(plain, X)], [output(pruned, X)], atol=1e-5)
+    with pytest.raises(ValueError, match="'normalised'.*rewrites its kernel"):
+        smart_tf.PrunableLayer(normalised, "4x4", 0.5).build_around_built()
 
 
 def test_frozen_layers_are_left_alone():

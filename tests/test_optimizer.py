@@ -174,6 +174,31 @@ def test_the_logits_rate_follows_the_decay_of_the_weights_schedule():
     assert rate(optimizer) == 0
 
 
+def test_what_a_schedule_does_behind_its_fall_is_no_peak():
+    class Parabola(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.02 * (1 - tf.cast(step, tf.float32) / 1000) ** 2
+
+        def get_config(self):
+            return {}
+
+    class Table(Parabola):
+        def __call__(self, step):
+            return tf.gather(tf.constant([0.01, 0.02, 0.01]), step)
+
+    for schedule in (Parabola(), Table()):
+        optimizer = wrap(pruned(), keras.optimizers.SGD(schedule))
+        assert optimizer.peak_rate == pytest.approx(0.02)
+
+
+def test_a_learning_rate_may_be_a_function_without_arguments():
+    model = pruned()
+    optimizer = wrap(model, keras.optimizers.SGD(lambda: 0.05))
+    assert optimizer.peak_rate == pytest.approx(0.05)
+    apply(optimizer, model)
+    assert rate(optimizer) == pytest.approx(1)
+
+
 def test_the_logits_rate_follows_what_callbacks_do_to_the_weights_rate():
     model = compiled(pruned(), keras.optimizers.SGD(0.1))
     look = EachBatch(lambda m: (float(m.optimizer.learning_rate), rate(m.optimizer)))

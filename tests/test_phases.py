@@ -618,3 +618,19 @@ def test_a_plain_model_has_nothing_to_drive():
         smart_tf.Pruner(mlp())
     with pytest.raises(ValueError, match="smart_tf.prune"):
         fit(compiled(mlp()), smart_tf.SmartPruningCallback())
+
+
+def test_a_fit_without_an_epoch_left_changes_nothing():
+    model = pruned_mlp()
+    fit(model, smart_tf.SmartPruningCallback(search_epochs=2))
+    before = weights(model)
+    fit(model, smart_tf.SmartPruningCallback(), initial_epoch=4)
+    assert_same(before, weights(model))
+
+
+def test_without_a_kernel_that_is_trained_there_is_no_search():
+    model = pruned_mlp()
+    for layer in wrappers(model):
+        layer.trainable = False
+    with pytest.raises(ValueError, match="must have pruned kernels that are trained"):
+        fit(model, smart_tf.SmartPruningCallback(search_epochs=2))

@@ -111,6 +111,73 @@ def test_a_plain_model_is_reported_too():
     assert report.kernels[0].blocks is None
 
 
+def test_kernels_of_a_plain_model_count_when_they_are_frozen_too():
+    """A pruned backbone that is not trained any further is as sparse as before."""
+    stripped = smart_tf.strip_pruning(smart_tf.prune(mlp(), 0.75, "4x4"))
+    before = smart_tf.report(stripped)
+    stripped.trainable = False
+    frozen = smart_tf.report(stripped)
+    assert frozen.sparsity == before.sparsity == 0.75
+    assert frozen.kernels == before.kernels and frozen.skipped == {}
+
+
+def test_layers_of_the_same_name_are_all_left_alone_by_name():
+    inner = keras.Sequential(
+        [keras.Input((16,)), keras.layers.Dense(16, name="same", trainable=False)]
+    )
+    x = keras.Input((16,))
+    y = keras.layers.Dense(16, name="same_1", trainable=False)(inner(x))
+    y = keras.layers.LayerNormalization(name="same")(y)
+    model = keras.Model(x, keras.layers.Dense(4)(y))
+    report = smart_tf.report(smart_tf.prune(model, 0.5, "4x4"))
+    assert list(report.skipped.values()) == [*["not trainable"] * 2, "no kernel"]
+    assert list(report.skipped)[:2] == ["same", "same_1"]
+
+
+def test_all_structures_of_wrappers_by_hand_are_named():
+    wrapped = [
+        smart_tf.PrunableLayer(keras.layers.Dense(8), structure, 0.5)
+        for structure in ("4x4", "2:4", "4x4")
+    ]
+    report = smart_tf.report(keras.Sequential([keras.Input((8,)), *wrapped]))
+    assert report.structure == "4x4, 2:4"
+    assert f"{report.model} (dense, 4x4, 2:4)" in str(report)
+
+
+class Holds(keras.Model):
+    """A model that holds and declares a weight, beside that of a layer."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.dense = keras.layers.Dense(8)
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(8, 8), name="table")
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x) @ self.table
+
+    def get_prunable_weights(self):
+        return [self.table, self.dense.kernel]
+
+
+def test_weights_that_models_hold_themselves_are_left_alone_with_a_reason():
+    x = keras.Input((8,))
+    inner = Holds("inner")
+    model = keras.Model(x, keras.layers.Dense(4, name="last")(inner(x)), name="outer")
+    report = smart_tf.report(smart_tf.prune(model, 0.5, "4x4"))
+    assert [k.shape for k in report.kernels] == [(8, 8), (8, 4)]
+    assert list(report.skipped) == ["inner"]
+    assert "held by the model itself: put them in a layer" in report.skipped["inner"]
+    alone = Holds("alone")
+    alone(np.ones((1, 8)))
+    alone.dense.trainable = False
+    with pytest.raises(ValueError, match="'alone': its weights are held by the model"):
+        smart_tf.prune(alone, 0.5, "4x4")
+
+
 def test_it_prints_an_aligned_table(frozen):
     lines = str(smart_tf.report(frozen)).splitlines()
     table = [line for line in lines if line.startswith(("│", "┃"))]

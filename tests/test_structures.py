@@ -567,6 +567,15 @@ def test_nm_keeps_between_one_and_all(keep, of):
         NM(keep, of)
 
 
+@pytest.mark.parametrize(
+    "config, words",
+    [({"size": [4, 4]}, "'Block' has.*'size'"), ([4, 4], "'Block' has")],
+)
+def test_a_config_with_settings_of_another_class_is_refused(config, words):
+    with pytest.raises(ValueError, match=f"Argument `structure` must be.*{words}"):
+        structures.get({"class_name": "Block", "config": config})
+
+
 @dataclasses.dataclass(frozen=True)
 class Pairs(Block):
     """A structure of one's own."""
@@ -583,3 +592,58 @@ def test_a_structure_of_ones_own_is_saved_and_loaded(tmp_path):
     assert loaded.get_layer("dense").structure == Pairs()
     with pytest.raises(ValueError, match="Argument `structure` must be"):
         structures.deserialize({"class_name": "Triples", "config": {}})
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """The classes that are known by name; what a test adds is forgotten."""
+    names = dict(structures.STRUCTURES)
+    for module in (structures, structures.base):
+        monkeypatch.setattr(module, "STRUCTURES", names)
+    return names
+
+
+def test_settings_that_no_field_knows_are_refused_before_anything_is_pruned(names):
+    class Initialised(structures.Structure):
+        def __init__(self, size=2):
+            self.size = size
+
+    class Undecorated(structures.Structure):
+        """Without settings, but a model with it could not be saved."""
+
+    class Resized(Block):
+        shape: tuple = (4, 4)  # `Block.__init__` would not know of it
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6)])
+    for structure in (Initialised(3), Undecorated(), Resized()):
+        with pytest.raises(TypeError, match="`structure` must be of a dataclass"):
+            smart_tf.prune(model, 0.5, structure)
+        assert not smart_tf.flavours.wrappers(model)
+
+
+def test_a_subclass_without_settings_of_its_own_needs_no_decorator(names):
+    class Tiles(Block):
+        def __str__(self):
+            return "tiles"
+
+    tiles = structures.get(Tiles((2, 4)))
+    assert structures.deserialize(structures.serialize(tiles)) == tiles
+
+
+def test_the_names_of_the_package_cannot_be_taken_and_ones_own_can(names):
+    before = dict(names)
+    with pytest.raises(ValueError, match="another name.*'Block' is one of smart_tf's"):
+        type("Block", (structures.Structure,), {})
+    assert names == before
+    first, second = (type("Mine", (Block,), {}) for _ in range(2))
+    assert names["Mine"] is second is not first
+
+
+def test_a_grid_with_axes_of_its_own_has_to_say_how_they_are_sorted(names):
+    @dataclasses.dataclass(frozen=True)
+    class Rows(structures.Structure):
+        def grid_shape(self, shape, layout):
+            return shape[:1]
+
+    with pytest.raises(NotImplementedError, match="`Rows` must override `oihw`"):
+        Rows().oihw(np.ones(4), (4, 5), DENSE)

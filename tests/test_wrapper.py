@@ -1,6 +1,7 @@
 """The mathematics of the masks, as layers compute it."""
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -11,7 +12,14 @@ from keras.src.testing import TestCase
 import smart_tf
 from smart_tf import methods, topk
 from smart_tf.search import SEARCHING
-from tests.references import assert_same, jacobian, output, soft_topk, temperature_at
+from tests.references import (
+    assert_same,
+    jacobian,
+    linear,
+    output,
+    soft_topk,
+    temperature_at,
+)
 
 INITIAL, FINAL, END = 2.0, 0.05, 20
 
@@ -370,6 +378,21 @@ def test_n_of_m_masks_are_the_soft_top_n_of_the_magnitudes(group_scale):
             np.testing.assert_allclose(masked[rows, column], w * f, atol=1e-5)
             inner = jacobian(f, temperature).T @ w * np.sign(w) * scale
             np.testing.assert_allclose(got[rows, column], f + inner, atol=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresAsTensor(methods.Method):
+    def final_scores(self, weight_mask):
+        kernel = tf.convert_to_tensor(weight_mask.weight.variable)
+        return weight_mask.structure.reduce_sum(tf.abs(kernel), weight_mask.layout)
+
+
+def test_scores_of_a_method_of_ones_own_may_be_a_tensor():
+    kernel = np.arange(1.0, 17.0, dtype="float32").reshape(4, 4)
+    model = smart_tf.prune(linear(kernel), 0.5, "4x1", ScoresAsTensor())
+    stripped = smart_tf.strip_pruning(model)
+    kept = stripped.layers[-1].kernel.numpy() != 0
+    np.testing.assert_array_equal(kept, [[False] * 4] * 2 + [[True] * 4] * 2)
 
 
 # ---- As a Keras layer

@@ -124,11 +124,15 @@ def _floors(sizes, max_sparsity):
 
 def _given_costs(groups, cost_of):
     """Costs that a user gives for the channels of each group."""
-    costs = [float(cost_of(group)) for group in groups]
-    if any(not cost > 0 for cost in costs):
+    given = [cost_of(group) for group in groups]
+    try:
+        costs = [float(cost) for cost in given]
+    except (TypeError, ValueError):
+        costs = [math.nan]  # No numbers: refused like those out of range.
+    if not all(0 < cost < math.inf for cost in costs):
         raise ValueError(
             "Argument `budget` must give a positive cost for every group of channels. "
-            f"Received: {costs}"
+            f"Received: {given}"
         )
     sizes = [(len(group.channels), group.unit) for group in groups]
     return _costs_of_channels([(*s, c) for s, c in zip(sizes, costs, strict=True)])

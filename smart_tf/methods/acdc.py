@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from smart_tf.methods.base import Method, check
+from smart_tf.methods.base import Method, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ACDC(Method):
     steps: int = 8
 
     def __post_init__(self):
-        check(self, self.steps >= 1, "steps", ">= 1")
+        check_count(self, "steps")
 
     def milestones(self):
         phases = 2 * self.steps - 1

@@ -5,7 +5,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from smart_tf.methods.base import Method, check, sgd, straight_through
+from smart_tf.methods.base import (
+    Method,
+    check_count,
+    check_number,
+    sgd,
+    straight_through,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +58,9 @@ class AWG(Method):
     ranks_channels = True
 
     def __post_init__(self):
-        check(self, self.steps >= 1, "steps", ">= 1")
-        check(self, 0 < self.calibration < 1, "calibration", "in (0, 1)")
-        check(self, 0 <= self.decay < 1, "decay", "in [0, 1)")
+        check_count(self, "steps")
+        check_number(self, "calibration", lambda part: 0 < part < 1, "in (0, 1)")
+        check_number(self, "decay", lambda decay: 0 <= decay < 1, "in [0, 1)")
 
     def slots(self, weights, grid):
         """`held`: the kernel as it is held; `holding`: whether it is."""

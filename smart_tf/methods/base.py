@@ -2,9 +2,14 @@
 
 import dataclasses
 import itertools
+import math
+import numbers
 
 import numpy as np
 import tensorflow as tf
+
+from smart_tf.registry import build, check_settings, register
+from smart_tf.structures.base import is_count
 
 _METHODS = {}
 
@@ -18,8 +23,9 @@ class Method:
     floor, strip and report are the same for all methods.
 
     Subclasses are frozen dataclasses: their fields are their configuration, and
-    the class's name in lower case is the name of the method. They override what
-    they do differently. In the training graph, at every step:
+    the class's name in lower case is the name of the method, which must not be that
+    of one in this package. They override what they do differently. In the training
+    graph, at every step:
 
     - `soft_mask`: the mask of a kernel's blocks;
     - `soft_masks`: those of all N:M kernels at once;
@@ -35,6 +41,9 @@ class Method:
 
     Left as it is, a method trains the dense network until the search is over, and
     then keeps the largest blocks.
+
+    Raises:
+        ValueError: When a subclass is defined, if its name is taken.
     """
 
     has_logits = False
@@ -62,7 +71,7 @@ class Method:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _METHODS[cls.__name__.lower()] = cls
+        register(_METHODS, cls.__name__.lower(), cls)
 
     def supports(self, structure, coupled=False):
         """Why the method cannot prune with a structure, or None if it can.
@@ -232,10 +241,13 @@ def get(identifier):
         A `Method`.
 
     Raises:
-        ValueError: If the name is unknown.
-        TypeError: If `identifier` is none of these.
+        ValueError: If the name is unknown, or the config has settings that the method
+            does not know.
+        TypeError: If `identifier` is none of these, or a method whose settings are not
+            all fields of a dataclass.
     """
     if isinstance(identifier, Method):
+        check_settings(identifier, "method")
         return identifier
     if isinstance(identifier, dict):
         return deserialize(identifier)
@@ -251,10 +263,17 @@ def deserialize(config):
     """The `Method` that `get_config` described.
 
     Raises:
-        ValueError: If its class is unknown: a method of one's own must be defined
-            before a model that was pruned with it is loaded.
+        ValueError: If its class is unknown, or has no such settings: a method of one's
+            own must be defined before a model that was pruned with it is loaded.
     """
-    return _named(config["class_name"])(**config["config"])
+    name = config.get("class_name")
+    if not isinstance(name, str):
+        raise ValueError(
+            "Argument `method` must be a string, a `Method` object, or a config dict "
+            f"{{'class_name': ..., 'config': ...}}. Received: method={config!r}"
+        )
+    make = _named(name)
+    return build(config, lambda settings: make(**settings), "method")
 
 
 def register_preset(name, make):
@@ -263,8 +282,11 @@ def register_preset(name, make):
     Args:
         name: String in lower case.
         make: Function without arguments that returns a `Method`.
+
+    Raises:
+        ValueError: If the name is taken by a method of this package.
     """
-    _METHODS[name] = make
+    register(_METHODS, name, make)
 
 
 def _named(name):
@@ -360,3 +382,26 @@ def check(method, condition, name, requirement):
             f"Argument `{name}` of {type(method).__name__} must be {requirement}. "
             f"Received: {name}={getattr(method, name)!r}"
         )
+
+
+def check_count(method, name):
+    """Raises a `ValueError` unless a field of a method is a positive integer."""
+    check(method, is_count(getattr(method, name)), name, "an integer >= 1")
+
+
+def check_number(method, name, is_in_range, range_, or_none=False):
+    """Raises a `ValueError` unless a field of a method is a finite number in a range.
+
+    Args:
+        method: The `Method`.
+        name: String, the field.
+        is_in_range: Function from a number to a boolean.
+        range_: String, the range in words.
+        or_none: Whether None will do as well.
+    """
+    value = getattr(method, name)
+    if value is None and or_none:
+        return
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    holds = is_number and math.isfinite(value) and is_in_range(value)
+    check(method, holds, name, f"a finite number {range_}{' or None' * or_none}")

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from smart_tf.methods.base import Method, check
+from smart_tf.methods.base import Method, check, check_count, check_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Magnitude(Method):
 
     Args:
         gradual: Whether the sparsity rises over the search.
-        per_layer: Whether every kernel reaches the sparsity by itself, to about one
+        per_layer: Whether every kernel reaches its sparsity by itself, to about one
             block; the blocks of all layers together reach it to one block even so.
             By default the blocks of all layers compete.
         updates: Integer >= 1, how many times the sparsity rises.
@@ -44,8 +44,8 @@ class Magnitude(Method):
 
     def __post_init__(self):
         reductions = ("mean", "rms", "max", "sum")
-        check(self, self.updates >= 1, "updates", ">= 1")
-        check(self, self.power > 0, "power", "positive")
+        check_count(self, "updates")
+        check_number(self, "power", lambda power: power > 0, "> 0")
         check(self, self.reduction in reductions, "reduction", f"one of {reductions}")
 
     def supports(self, structure, coupled=False):
@@ -64,15 +64,22 @@ class Magnitude(Method):
 
     def final_scores(self, weight_mask):
         scores = weight_mask.scores(self.reduction)
-        return _ranks(scores, weight_mask.costs) if self.per_layer else scores
+        if not self.per_layer:
+            return scores
+        return _ranks(scores, weight_mask.costs, weight_mask.sparsity)
 
 
-def _ranks(scores, costs):
-    """Minus the share of a kernel that a block and all larger ones make up.
+def _ranks(scores, costs, sparsity):
+    """How far each block is from going when its kernel is as sparse as it shall be.
 
-    Ranked by this, blocks of all layers go in the same proportion.
+    In parts of the kernel's sparsity: ranked by this, all kernels are at the same share
+    of their own sparsities, whatever share is asked for.
     """
+    if sparsity == 0:
+        return np.full(scores.shape, np.inf)
     order = np.argsort(-scores, axis=None, kind="stable")
     ranks = np.empty(scores.size)
-    ranks[order] = -np.cumsum(costs.ravel()[order]) / costs.sum()
+    # What a block and all larger ones make up, against what is to stay of the kernel.
+    made_up = np.cumsum(costs.ravel()[order]) / costs.sum()
+    ranks[order] = ((1.0 - sparsity) - made_up) / sparsity
     return ranks.reshape(scores.shape)

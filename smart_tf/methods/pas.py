@@ -4,7 +4,13 @@ import dataclasses
 
 import tensorflow as tf
 
-from smart_tf.methods.base import Method, check, sgd, standardised, straight_through
+from smart_tf.methods.base import (
+    Method,
+    check_number,
+    sgd,
+    standardised,
+    straight_through,
+)
 from smart_tf.theta import row_sum
 
 
@@ -55,8 +61,8 @@ class PaS(Method):
 
     def __post_init__(self):
         for name in ("strength", "initial_spread", "mask_learning_rate"):
-            check(self, getattr(self, name) >= 0, name, ">= 0")
-        check(self, 0 <= self.mask_momentum < 1, "mask_momentum", "in [0, 1)")
+            check_number(self, name, lambda value: value >= 0, ">= 0")
+        check_number(self, "mask_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
 
     def initial_logits(self, scores):
         return [1.0 + s for s in standardised(scores, self.initial_spread)]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from smart_tf.methods.base import Method, check, mask_groups
+from smart_tf.methods.base import Method, check_count, check_number, mask_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class PDP(Method):
     updates: int = 20
 
     def __post_init__(self):
-        check(self, self.temperature > 0, "temperature", "positive")
-        check(self, self.updates >= 1, "updates", ">= 1")
+        check_number(self, "temperature", lambda tau: tau > 0, "> 0")
+        check_count(self, "updates")
 
     # What the log of a run says.
     initial_temperature = property(lambda self: self.temperature)

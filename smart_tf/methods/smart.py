@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from smart_tf.methods.base import (
     Method,
-    check,
+    check_number,
     mask_groups,
     register_preset,
     sgd,
@@ -36,14 +36,14 @@ class Smart(Method):
     `Smart.paper()`, by name `"paper"`, has the paper's.
 
     Args:
-        initial_temperature: Float, `tau_0`.
-        final_temperature: Float, `tau_1`.
+        initial_temperature: Float > 0, `tau_0`.
+        final_temperature: Float > 0, `tau_1`, at most `initial_temperature`.
         initial_spread: Float >= 0, standard deviation of the logits at the start,
             where they follow the blocks' magnitudes. 0 starts all at zero.
         group_scale: Float > 0, what the weights of N:M groups are scaled to: the root
             mean square of each kernel, in the unit of the temperature. None takes them
             as they are (eq. 14).
-        mask_learning_rate: Float, peak learning rate of the logits' own SGD, which
+        mask_learning_rate: Float >= 0, peak learning rate of the logits' own SGD, which
             follows the decay of the weights' learning rate. None gives the logits a
             copy of the weights' optimizer, without weight decay.
         mask_momentum: Float in [0, 1), momentum of the logits' own SGD.
@@ -75,12 +75,19 @@ class Smart(Method):
     ranks_channels = True
 
     def __post_init__(self):
-        rate = self.mask_learning_rate
-        scale = self.group_scale
-        check(self, self.initial_spread >= 0, "initial_spread", ">= 0")
-        check(self, scale is None or scale > 0, "group_scale", "> 0 or None")
-        check(self, rate is None or rate >= 0, "mask_learning_rate", ">= 0 or None")
-        check(self, 0 <= self.mask_momentum < 1, "mask_momentum", "in [0, 1)")
+        check_number(self, "initial_temperature", lambda tau: tau > 0, "> 0")
+        check_number(
+            self,
+            "final_temperature",
+            lambda tau: 0 < tau <= self.initial_temperature,
+            f"> 0 and at most initial_temperature={self.initial_temperature!r}",
+        )
+        check_number(self, "initial_spread", lambda spread: spread >= 0, ">= 0")
+        check_number(self, "group_scale", lambda scale: scale > 0, "> 0", or_none=True)
+        check_number(
+            self, "mask_learning_rate", lambda rate: rate >= 0, ">= 0", or_none=True
+        )
+        check_number(self, "mask_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
 
     @classmethod
     def paper(cls):

@@ -7,6 +7,7 @@ shape of that grid.
 
 import re
 
+from smart_tf.registry import build, check_settings
 from smart_tf.structures.base import STRUCTURES, Structure, Unstructured
 from smart_tf.structures.nm import NM
 from smart_tf.structures.tiles import Block, Channel
@@ -35,10 +36,13 @@ def get(identifier):
         A `Structure`.
 
     Raises:
-        ValueError: If the string or dict names no structure.
-        TypeError: If the identifier is of another type.
+        ValueError: If the string or dict names no structure, or the dict has settings
+            that it does not know.
+        TypeError: If the identifier is of another type, or a structure whose settings
+            are not all fields of a dataclass.
     """
     if isinstance(identifier, Structure):
+        check_settings(identifier, "structure")
         return identifier
     if isinstance(identifier, dict):
         return deserialize(identifier)
@@ -77,12 +81,12 @@ def deserialize(config):
         A `Structure`.
 
     Raises:
-        ValueError: If its class is unknown: a structure of one's own must be defined
-            before a model that was pruned with it is loaded.
+        ValueError: If its class is unknown, or has no such settings: a structure of
+            one's own must be defined before a model that was pruned with it is loaded.
     """
     if not isinstance(config, dict) or config.get("class_name") not in STRUCTURES:
         raise ValueError(_rejection(config))
-    return STRUCTURES[config["class_name"]].from_config(config.get("config") or {})
+    return build(config, STRUCTURES[config["class_name"]].from_config, "structure")
 
 
 def _rejection(identifier):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
+from smart_tf.registry import register
 from smart_tf.structures.views import canonical
 
 STRUCTURES = {}
@@ -17,9 +18,16 @@ class Structure:
     """Base class of the structures: every weight is a block of its own.
 
     Subclasses are frozen dataclasses, equal and hashable by value; the name of the
-    class is what a saved model knows them by. In all methods `shape` is the shape of a
-    kernel, `weights` a tensor or variable of that shape, and `layout` the `Layout` of
-    its axes.
+    class is what a saved model knows them by, and must not be that of a structure of
+    this package. In all methods `shape` is the shape of a kernel, `weights` a tensor or
+    variable of that shape, and `layout` the `Layout` of its axes.
+
+    A subclass whose grid has other axes than the kernel or its canonical view
+    (`Layout.canonical_shape`) has to override `oihw` as well: `MaskHistory` and the
+    plots of masks need it.
+
+    Raises:
+        ValueError: When a subclass is defined, if its name is taken.
     """
 
     # Whether the blocks of all layers are ranked in one list.
@@ -27,7 +35,7 @@ class Structure:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        STRUCTURES[cls.__name__] = cls
+        register(STRUCTURES, cls.__name__, cls)
 
     def get_config(self):
         """Returns the arguments of the structure, ready for JSON."""
@@ -131,12 +139,22 @@ class Structure:
         Returns:
             The same values, `(outputs, inputs, height, width)`. An axis that the kernel
             does not have is 1; of more than two positions, the first are merged.
+
+        Raises:
+            NotImplementedError: If the grid does not have the axes of the kernel.
         """
         mask, shape = np.asarray(mask), tuple(shape)
         if mask.shape == shape:
             mask = canonical(mask, layout, np)
+        roles = layout.roles(len(shape))
+        if mask.ndim != len(roles):
+            raise NotImplementedError(
+                f"Structure `{type(self).__name__}` must override `oihw`, which sorts "
+                f"the axes of its masks. Its grid of shape {mask.shape} does not have "
+                f"the axes {roles} of the kernel."
+            )
         axes = {"output": [], "input": [], "position": []}
-        for axis, role in enumerate(layout.roles(len(shape))):
+        for axis, role in enumerate(roles):
             axes[role].append(axis)
         outputs, inputs, positions = (
             math.prod(mask.shape[axis] for axis in found) for found in axes.values()

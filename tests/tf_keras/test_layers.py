@@ -158,3 +158,56 @@ def test_blocks_of_a_convolution(structure):
         view = padded.reshape(3, 3 // width, width, -(-4 // into), into, -1, out)
         blocks = np.nanmean(view, axis=(2, 4, 6))
     assert set(np.unique(blocks)) == {0.0, 1.0}  # All of a block goes, or nothing.
+
+
+# ---- Layers in layers and models
+
+
+def test_layers_that_rewrite_their_kernel_in_each_call_are_left_alone():
+    normalised = layers.SpectralNormalization(layers.Dense(8), name="normalised")
+    model = tf_keras.Sequential([tf_keras.Input((8,)), normalised, layers.Dense(8)])
+    pruned = smart_tf.prune(model, 0.5, "4x4")
+    reason = {"normalised": "rewrites its kernel in every call"}
+    assert smart_tf.report(pruned).skipped == reason
+    assert len(masked_kernels(pruned)) == 1
+
+
+class Holder(layers.Layer):
+    """A wrapper of one's own in a layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        cls = smart_tf.flavours.of(self).PrunableLayer
+        self.wrapper = cls(layers.Dense(8), "4x4", 0.5, "magnitude")
+
+    def call(self, x):
+        return self.wrapper(x)
+
+
+def test_wrappers_in_layers_are_stripped(tmp_path):
+    cls = smart_tf.flavours.of(layers.ReLU()).PrunableLayer
+    inner = layers.Dense(8)
+    container = layers.TimeDistributed(cls(inner, "4x4", 0.5, "magnitude"))
+    model = tf_keras.Sequential([tf_keras.Input((3, 8)), container, Holder()])
+    stripped = smart_tf.strip_pruning(model)
+    assert not smart_tf.flavours.wrappers(stripped)
+    assert container.layer is inner
+    assert smart_tf.report(stripped).sparsity == 0.5
+    assert len(stripped.weights) == 4
+    stripped.save_weights(tmp_path / "x.weights.h5")
+    stripped.load_weights(tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize(
+    "filters,chosen",
+    [("^encoder", {"first", "encoder_head"}), ("encoder/", {"first"})],
+)
+def test_filters_are_searched_in_the_names_of_nested_models(filters, chosen):
+    encoder = tf_keras.Sequential(
+        [tf_keras.Input((8,)), layers.Dense(8, name="first")], name="encoder"
+    )
+    x = tf_keras.Input((8,))
+    y = layers.Dense(8, name="encoder_head")(encoder(x))
+    model = tf_keras.Model(x, layers.Dense(8, name="last")(y))
+    pruned = smart_tf.prune(model, 0.5, "4x4", filters=filters)
+    assert {w.layer.name for w in smart_tf.flavours.wrappers(pruned)} == chosen

@@ -174,11 +174,21 @@ class PrunableLayer(MaskedLayer, keras.layers.Wrapper):
             outputs = self.layer(*args, **kwargs)
         kernels = {id(variable) for variable, _ in masked}
         for variable in scope.updated.values():
-            if id(variable) not in kernels:
-                variable.assign(scope.get_current_value(variable))
+            if id(variable) in kernels:
+                self._refuse_rewriting(variable)
+            variable.assign(scope.get_current_value(variable))
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
+
+    def _refuse_rewriting(self, kernel):
+        # What a call makes of a masked kernel cannot be a value of the whole one.
+        raise ValueError(
+            f"Layer '{self.layer.name}' must not assign to a kernel that is pruned in "
+            "its call. Leave it out by `filters` of `smart_tf.prune`, or assign "
+            "between the training steps, in a callback. "
+            f"Received: an assignment to '{kernel.path}'"
+        )
 
     def _refuse_lora(self):
         for mask in self.weight_masks:

@@ -70,6 +70,10 @@ class RestartedSchedule(
         return keras.optimizers.schedules.deserialize(config, custom_objects)
 
 
+# `.h5` files and SavedModels look schedules up without their package.
+keras.saving.get_custom_objects()["RestartedSchedule"] = RestartedSchedule
+
+
 def _rename_iterations(optimizer):
     """Two optimizers go into one `.h5` file, where no two variables share a name."""
     old = optimizer.iterations
