@@ -42,7 +42,9 @@ def main():
 
     console.rule(f"[bold]2. SMART: {args.sparsity:.0%} in {args.structure} blocks")
     pruned = smart_tf.prune(model, sparsity=args.sparsity, structure=args.structure)
-    callback = smart_tf.SmartPruningCallback(search_epochs=args.search_epochs)
+    callback = smart_tf.SmartPruningCallback(
+        search_epochs=args.search_epochs, restart_learning_rate=True
+    )
     fit(pruned, data, args.epochs, callbacks=[callback], **settings)
     report = smart_tf.report(pruned)
     console.print(report)
