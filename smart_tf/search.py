@@ -225,7 +225,8 @@ class Search:
         if ranking.lead is not None:
             return {m: m.gathered(f) for m in ranking.coupled if m.in_search}
         parts = tf.split(f, [m.costs.size for m in ranking.ranked])
-        return dict(zip(ranking.ranked, parts, strict=True))
+        each = zip(ranking.ranked, parts, strict=True)
+        return {m: m.applied(part) for m, part in each}
 
     def _outlets(self, kernels, masks, searching):
         """For each mask, a tensor into which the gradient of its kernel is let.

@@ -115,7 +115,7 @@ class WeightMask:
         """
 
         def soft():
-            return self.soft(weights, state)
+            return self.applied(self.soft(weights, state))
 
         hard = tf.convert_to_tensor(self.mask)
         if self.structure.is_global:
@@ -141,6 +141,12 @@ class WeightMask:
             logits = tf.convert_to_tensor(self.logits)
             return shares(logits, state.a, state.s, state.temperature)
         return tf.cast(self.method.soft_mask(weights, self, state), tf.float32)
+
+    def applied(self, shares):
+        """What the kernel is multiplied by when its blocks have these shares."""
+        if self.structure.keeps_scale and self.method.uses_threshold:
+            return self.method.applied(shares)
+        return shares
 
     def oihw(self, mask):
         """A mask of the grid's shape as `(outputs, inputs, height, width)`."""

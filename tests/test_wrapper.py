@@ -22,6 +22,7 @@ from tests.references import (
 )
 
 INITIAL, FINAL, END = 2.0, 0.05, 20
+SCALED = smart_tf.methods.Smart(keep_scale=True)
 
 
 def exposed(structure="4x3", sparsity=0.6, widths=(6, 5), method="smart"):
@@ -164,6 +165,69 @@ def test_gradients_flow_through_stacked_layers():
     dm = jacobian(f, temperature).T @ np.concatenate([d1.ravel(), d2.ravel()])
     got = np.concatenate([g.numpy().ravel() for g in got])
     np.testing.assert_allclose(got, dm, atol=2e-4 * np.abs(dm).max())
+
+
+def scales(masks):
+    """By hand: what brings `c w f` closest to `w`, where all weights are alike."""
+    return [mask.sum() / (mask**2).sum() for mask in masks]
+
+
+def test_soft_masks_keep_the_scale_of_each_kernel():
+    model = exposed("unstructured", method=SCALED)
+    pruner = searching(model, 9)
+    scatter_logits(pruner, seed=4)
+    rng = np.random.default_rng(5)
+    upstream = [rng.normal(size=(7, w)) for w in (6, 5)]
+    masks = pruner.ranking.masks
+    with tf.GradientTape() as tape:
+        outputs = model(tf.eye(7), training=True)
+        loss = sum(tf.reduce_sum(o * u) for o, u in zip(outputs, upstream, strict=True))
+    gradients = tape.gradient(loss, [m.logits for m in masks])
+
+    temperature = temperature_at(9, END, INITIAL, FINAL)
+    shares, f, costs, _ = pooled_masks(pruner, (1, 1), temperature)
+    raw = [m.weight.variable.numpy().astype(np.float64) for m in masks]
+    c = scales(shares)
+    assert min(c) > 1.05 and abs(c[0] - c[1]) > 1e-3
+    trained = [o.numpy() for o in outputs]
+    evaluated = [o.numpy() for o in model(tf.eye(7), training=False)]
+    for k, w in enumerate(raw):
+        np.testing.assert_allclose(trained[k], c[k] * w * shares[k], atol=1e-4)
+        np.testing.assert_allclose(evaluated[k], trained[k], atol=1e-5)
+    by_block = [c[k] * (raw[k] * upstream[k]).ravel() for k in range(2)]
+    dm = jacobian(f, temperature, costs).T @ np.concatenate(by_block)
+    got = np.concatenate([g.numpy().ravel() for g in gradients])
+    np.testing.assert_allclose(got, dm, atol=2e-4 * np.abs(dm).max())
+
+
+@pytest.mark.parametrize("structure", ["4x3", "unstructured"])
+def test_a_search_begins_with_the_network_that_it_was_given(structure):
+    equal = smart_tf.methods.Smart(initial_spread=0.0, keep_scale=True)
+    model = exposed(structure, 0.6, method=equal)
+    dense = [m.weight.variable.numpy() for m in searching(model).ranking.masks]
+    for found, kernel in zip(model(tf.eye(7), training=True), dense, strict=True):
+        np.testing.assert_allclose(found.numpy(), kernel, rtol=1e-3)
+
+
+@pytest.mark.parametrize("structure", [smart_tf.Channel(coupled=False), "2:4"])
+def test_masks_of_channels_and_groups_are_left_as_they_are(structure):
+    both = []
+    for method in ("smart", SCALED):
+        keras.utils.set_random_seed(3)
+        dense = keras.layers.Dense(8, use_bias=False)
+        dense.build((None, 8))
+        wrapper = smart_tf.prune(dense, 0.5, structure, method)
+        searching(wrapper, 9)
+        both.append(wrapper(tf.eye(8), training=True).numpy())
+    np.testing.assert_array_equal(*both)
+
+
+def test_what_is_reported_of_soft_masks_is_their_share():
+    model = exposed("unstructured", method=SCALED)
+    pruner = searching(model, 9)
+    model(tf.eye(7), training=True)
+    assert 0 <= pruner.metrics()["soft_sparsity"] <= 1
+    assert max(mask.max() for mask in pruner.ranking.soft_masks()) <= 1
 
 
 class CountingSolver:

@@ -155,6 +155,20 @@ class Method:
         """
         return products
 
+    def applied(self, shares):
+        """What a kernel is multiplied by in place of its shares of the soft top-k.
+
+        Called where `uses_threshold` is set, for structures with `keeps_scale`: blocks
+        and single weights.
+
+        Args:
+            shares: Float32 tensor of any shape, the shares of one kernel's blocks.
+
+        Returns:
+            Tensor of the same shape.
+        """
+        return shares
+
     def penalty(self, ranking):
         """A term that is added to the loss while the search lasts.
 

@@ -32,6 +32,9 @@ class Smart(Method):
     The temperature is relative to the spread of the logits: the masks are decided
     while `tau` falls from about 3 to 0.05 of their standard deviation. By default the
     search begins above that, so that the logits have seen some batches when it matters.
+    All blocks have a share of about `K / n` then, and a kernel that is multiplied by
+    so little computes something else than it was trained for, unless a normalisation
+    makes up for it: `keep_scale` does, and is worth trying in transformers.
     The settings are those that did best in our trials;
     `Smart.paper()`, by name `"paper"`, has the paper's.
 
@@ -47,6 +50,11 @@ class Smart(Method):
             follows the decay of the weights' learning rate. None gives the logits a
             copy of the weights' optimizer, without weight decay.
         mask_momentum: Float in [0, 1), momentum of the logits' own SGD.
+        keep_scale: Whether a kernel is multiplied by `f * sum(f) / sum(f^2)` rather
+            than by `f`: the multiple of `w * f` that comes closest to `w`, if all
+            blocks are alike. Equal shares leave a kernel as it is, and hard masks
+            what they keep. For blocks and single weights; weights of N:M groups have
+            `group_scale`, and channels do worse with it.
         settle_widths: Whether channels of several layers are brought to widths of
             whole units (`Channel.round_to`) while the search lasts, rather than by
             the freeze.
@@ -67,6 +75,7 @@ class Smart(Method):
     group_scale: float | None = 300.0
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
+    keep_scale: bool = False
     settle_widths: bool = True
     behind_norms: bool = True
 
@@ -119,6 +128,12 @@ class Smart(Method):
 
     def initial_logits(self, scores):
         return standardised(scores, self.initial_spread)
+
+    def applied(self, shares):
+        if not self.keep_scale:
+            return shares
+        squares = tf.maximum(tf.reduce_sum(tf.square(shares)), 1e-12)
+        return shares * tf.stop_gradient(tf.reduce_sum(shares) / squares)
 
     def soft_mask(self, weights, weight_mask, state):
         """The soft top-N within each group of an N:M structure (eq. 14)."""

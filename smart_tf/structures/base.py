@@ -32,6 +32,8 @@ class Structure:
 
     # Whether the blocks of all layers are ranked in one list.
     is_global: ClassVar[bool] = True
+    # Whether a kernel may be scaled as a whole to make up for soft masks.
+    keeps_scale: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -31,6 +31,7 @@ class NM(Structure):
     keep: int = 2
     of: int = 4
     is_global: ClassVar[bool] = False
+    keeps_scale: ClassVar[bool] = False  # The groups have shares of their own.
 
     def __post_init__(self):
         if not (is_count(self.keep) and is_count(self.of) and self.keep <= self.of):

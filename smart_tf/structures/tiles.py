@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -142,6 +143,8 @@ class Channel(_Tiles):
     Raises:
         ValueError: If `round_to` is not a positive integer.
     """
+
+    keeps_scale: ClassVar[bool] = False
 
     coupled: bool = True
     round_to: int = 8
