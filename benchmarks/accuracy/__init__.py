@@ -7,8 +7,8 @@
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
 `longer.toml`, `updates.toml`, `macs.toml`, `slim.toml`, `ablations.toml`,
 `robust.toml`, `groups.toml`, `single.toml`, `blocks.toml`, `small_blocks.toml`,
-`channels.toml`, `norms.toml`, `hindsight.toml`, or `rivals.toml`, in which tfmot and
-PQuantML compete.
+`channels.toml`, `norms.toml`, `hindsight.toml`, `restarts.toml`, or `rivals.toml`, in
+which tfmot and PQuantML compete.
 
 In every cell (data, network, structure, sparsity), and for every method, the dense
 network included:
