@@ -233,5 +233,6 @@ def peak_learning_rate(optimizer):
 
 def constant_learning_rate(optimizer):
     """The learning rate as a float, or None where it is a schedule."""
-    rate = optimizer._learning_rate
-    return None if callable(rate) else float(rate)
+    if callable(optimizer._learning_rate):
+        return None
+    return float(optimizer.get_config()["learning_rate"])
