@@ -179,8 +179,8 @@ def plain_optimizer(optimizer, flavour):
     """
     if isinstance(optimizer, flavour.LossScaleOptimizer):
         inner = plain_optimizer(optimizer.inner_optimizer, flavour)
-        known = inner is optimizer.inner_optimizer
-        return optimizer if known else around(optimizer, inner)
+        is_plain = inner is optimizer.inner_optimizer
+        return optimizer if is_plain else around(optimizer, inner)
     if isinstance(optimizer, flavour.PruningOptimizer):
         optimizer = fresh_copy(optimizer.weights_optimizer)
     forget_restart(optimizer)

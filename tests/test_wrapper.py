@@ -112,8 +112,13 @@ def test_masks_sum_to_the_budget_at_each_step_of_a_training():
     assert pruner.is_frozen
 
 
-def test_gradients_are_those_of_eq_6_and_prop_2_2_across_layers():
-    model = exposed()
+def trained_once(model):
+    """A step of the search, with a gradient of its own for each masked weight.
+
+    Returns:
+        The pruner, what flows back into each kernel, the masked kernels, and the
+        gradients of all logits and then of all kernels; lists of arrays.
+    """
     pruner = searching(model, 9)
     scatter_logits(pruner, seed=4)
     rng = np.random.default_rng(5)
@@ -124,7 +129,12 @@ def test_gradients_are_those_of_eq_6_and_prop_2_2_across_layers():
         loss = sum(tf.reduce_sum(o * u) for o, u in zip(outputs, upstream, strict=True))
     variables = [m.logits for m in masks] + [m.weight.variable for m in masks]
     gradients = [g.numpy() for g in tape.gradient(loss, variables)]
+    return pruner, upstream, [o.numpy() for o in outputs], gradients
 
+
+def test_gradients_are_those_of_eq_6_and_prop_2_2_across_layers():
+    pruner, upstream, _, gradients = trained_once(exposed())
+    masks = pruner.ranking.masks
     temperature = temperature_at(9, END, INITIAL, FINAL)
     expected, f, costs, _ = pooled_masks(pruner, (4, 3), temperature)
     raw = [m.weight.variable.numpy().astype(np.float64) for m in masks]
@@ -167,36 +177,23 @@ def test_gradients_flow_through_stacked_layers():
     np.testing.assert_allclose(got, dm, atol=2e-4 * np.abs(dm).max())
 
 
-def scales(masks):
-    """By hand: what brings `c w f` closest to `w`, where all weights are alike."""
-    return [mask.sum() / (mask**2).sum() for mask in masks]
-
-
 def test_soft_masks_keep_the_scale_of_each_kernel():
     model = exposed("unstructured", method=SCALED)
-    pruner = searching(model, 9)
-    scatter_logits(pruner, seed=4)
-    rng = np.random.default_rng(5)
-    upstream = [rng.normal(size=(7, w)) for w in (6, 5)]
+    pruner, upstream, trained, gradients = trained_once(model)
     masks = pruner.ranking.masks
-    with tf.GradientTape() as tape:
-        outputs = model(tf.eye(7), training=True)
-        loss = sum(tf.reduce_sum(o * u) for o, u in zip(outputs, upstream, strict=True))
-    gradients = tape.gradient(loss, [m.logits for m in masks])
-
     temperature = temperature_at(9, END, INITIAL, FINAL)
     shares, f, costs, _ = pooled_masks(pruner, (1, 1), temperature)
     raw = [m.weight.variable.numpy().astype(np.float64) for m in masks]
-    c = scales(shares)
+    # What brings `c w f` closest to `w`, where all weights are alike.
+    c = [share.sum() / (share**2).sum() for share in shares]
     assert min(c) > 1.05 and abs(c[0] - c[1]) > 1e-3
-    trained = [o.numpy() for o in outputs]
     evaluated = [o.numpy() for o in model(tf.eye(7), training=False)]
     for k, w in enumerate(raw):
         np.testing.assert_allclose(trained[k], c[k] * w * shares[k], atol=1e-4)
         np.testing.assert_allclose(evaluated[k], trained[k], atol=1e-5)
     by_block = [c[k] * (raw[k] * upstream[k]).ravel() for k in range(2)]
     dm = jacobian(f, temperature, costs).T @ np.concatenate(by_block)
-    got = np.concatenate([g.numpy().ravel() for g in gradients])
+    got = np.concatenate([g.ravel() for g in gradients[:2]])
     np.testing.assert_allclose(got, dm, atol=2e-4 * np.abs(dm).max())
 
 
