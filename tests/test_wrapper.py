@@ -22,10 +22,10 @@ from tests.references import (
 )
 
 INITIAL, FINAL, END = 2.0, 0.05, 20
-SCALED = smart_tf.methods.Smart(keep_scale=True)
+UNSCALED = smart_tf.methods.Smart(keep_scale=False)
 
 
-def exposed(structure="4x3", sparsity=0.6, widths=(6, 5), method="smart"):
+def exposed(structure="4x3", sparsity=0.6, widths=(6, 5), method=UNSCALED):
     """A model that puts out its masked kernels, when it is fed an identity matrix."""
     keras.utils.set_random_seed(3)
     x = keras.Input((7,))
@@ -157,7 +157,7 @@ def test_gradients_flow_through_stacked_layers():
     keras.utils.set_random_seed(3)
     inner = [keras.layers.Dense(w, use_bias=False) for w in (5, 4)]
     plain = keras.Sequential([keras.Input((6,)), *inner])
-    model = smart_tf.prune(plain, 0.5, "unstructured")
+    model = smart_tf.prune(plain, 0.5, "unstructured", UNSCALED)
     pruner = searching(model, 7)
     scatter_logits(pruner, 1)
     x = np.random.default_rng(2).normal(size=(3, 6))
@@ -178,7 +178,7 @@ def test_gradients_flow_through_stacked_layers():
 
 
 def test_soft_masks_keep_the_scale_of_each_kernel():
-    model = exposed("unstructured", method=SCALED)
+    model = exposed("unstructured", method="smart")
     pruner, upstream, trained, gradients = trained_once(model)
     masks = pruner.ranking.masks
     temperature = temperature_at(9, END, INITIAL, FINAL)
@@ -199,7 +199,7 @@ def test_soft_masks_keep_the_scale_of_each_kernel():
 
 @pytest.mark.parametrize("structure", ["4x3", "unstructured"])
 def test_a_search_begins_with_the_network_that_it_was_given(structure):
-    equal = smart_tf.methods.Smart(initial_spread=0.0, keep_scale=True)
+    equal = smart_tf.methods.Smart(initial_spread=0.0)
     model = exposed(structure, 0.6, method=equal)
     dense = [m.weight.variable.numpy() for m in searching(model).ranking.masks]
     for found, kernel in zip(model(tf.eye(7), training=True), dense, strict=True):
@@ -209,7 +209,7 @@ def test_a_search_begins_with_the_network_that_it_was_given(structure):
 @pytest.mark.parametrize("structure", [smart_tf.Channel(coupled=False), "2:4"])
 def test_masks_of_channels_and_groups_are_left_as_they_are(structure):
     both = []
-    for method in ("smart", SCALED):
+    for method in ("smart", UNSCALED):
         keras.utils.set_random_seed(3)
         dense = keras.layers.Dense(8, use_bias=False)
         dense.build((None, 8))
@@ -220,7 +220,7 @@ def test_masks_of_channels_and_groups_are_left_as_they_are(structure):
 
 
 def test_what_is_reported_of_soft_masks_is_their_share():
-    model = exposed("unstructured", method=SCALED)
+    model = exposed("unstructured", method="smart")
     pruner = searching(model, 9)
     model(tf.eye(7), training=True)
     assert 0 <= pruner.metrics()["soft_sparsity"] <= 1
@@ -279,7 +279,7 @@ def test_a_layer_shared_by_two_branches_does_not_multiply_the_solves(monkeypatch
 
 def test_a_shared_layer_gets_the_gradient_of_both_branches_and_one_step():
     keras.utils.set_random_seed(0)
-    model = smart_tf.prune(branches(), 0.5, "2x2")
+    model = smart_tf.prune(branches(), 0.5, "2x2", UNSCALED)
     pruner = searching(model, 3)
     optimizer = pruner.wrap_optimizer(keras.optimizers.SGD(0.0))
     rng = np.random.default_rng(0)

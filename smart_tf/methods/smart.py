@@ -34,7 +34,7 @@ class Smart(Method):
     search begins above that, so that the logits have seen some batches when it matters.
     All blocks have a share of about `K / n` then, and a kernel that is multiplied by
     so little computes something else than it was trained for, unless a normalisation
-    makes up for it: `keep_scale` does, and is worth trying in transformers.
+    makes up for it: `keep_scale` does.
     The settings are those that did best in our trials;
     `Smart.paper()`, by name `"paper"`, has the paper's.
 
@@ -75,7 +75,7 @@ class Smart(Method):
     group_scale: float | None = 300.0
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
-    keep_scale: bool = False
+    keep_scale: bool = True
     settle_widths: bool = True
     behind_norms: bool = True
 
@@ -104,8 +104,9 @@ class Smart(Method):
 
         The temperature falls from 10 to 1e-4, all logits start equal and have the
         weights' optimizer, the weights of N:M groups are taken as they are (eq. 14),
-        and the masks of single kernels act on those kernels alone. Weight decay is
-        kept off the logits: it would push them together.
+        kernels are multiplied by their masks and nothing else, and the masks of single
+        kernels act on those kernels alone. Weight decay is kept off the logits: it
+        would push them together.
         """
         return cls(
             initial_temperature=10.0,
@@ -113,6 +114,7 @@ class Smart(Method):
             initial_spread=0.0,
             group_scale=None,
             mask_learning_rate=None,
+            keep_scale=False,
             settle_widths=False,
             behind_norms=False,
         )
