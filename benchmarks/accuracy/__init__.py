@@ -6,9 +6,9 @@
 
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
 `longer.toml`, `updates.toml`, `macs.toml`, `slim.toml`, `ablations.toml`,
-`robust.toml`, `groups.toml`, `single.toml`, `blocks.toml`, `small_blocks.toml`,
-`channels.toml`, `norms.toml`, `hindsight.toml`, `restarts.toml`, or `rivals.toml`, in
-which tfmot and PQuantML compete.
+`robust.toml`, `groups.toml`, `single.toml`, `kinds.toml`, `blocks.toml`,
+`scale.toml`, `small_blocks.toml`, `channels.toml`, `norms.toml`, `hindsight.toml`,
+`restarts.toml`, or `rivals.toml`, in which tfmot and PQuantML compete.
 
 In every cell (data, network, structure, sparsity), and for every method, the dense
 network included:
