@@ -193,6 +193,26 @@ def test_close_methods_get_more_seeds_and_others_do_not(small):
     assert seeds["magnitude"] == seeds["pas"] == [1, 2, 3]
 
 
+def test_seeds_that_decide_are_for_the_default_and_its_best_rival(small):
+    """Whether they are level or not, and whether the default is ahead or behind."""
+    config = dataclasses.replace(small, seeds={**small.seeds, "decide": [8, 9]})
+
+    def decided(**accuracies):
+        result = study(config, small.cells[0], Pretend(**accuracies))
+        return {s.entrant.name for s in result.standings if {8, 9} <= s.lines.keys()}
+
+    assert decided(paper=0.9, pas=0.72) == {"dense", "smart", "pas"}
+    assert decided(smart=0.5, pas=0.6, magnitude=0.7) == {
+        "dense",
+        "smart",
+        "magnitude",
+    }
+    alone = dataclasses.replace(config, entrants=config.entrants[:3])
+    assert [e.name for e in alone.entrants] == ["dense", "smart", "paper"]
+    for standing in study(alone, small.cells[0], Pretend()).standings:
+        assert not {8, 9} & standing.lines.keys()
+
+
 def test_a_method_that_cannot_prune_a_structure_is_left_out():
     quick = config.load(FOLDER / "quick.toml")
     left_out = quick.left_out(quick.cells[1])
@@ -229,6 +249,7 @@ def test_further_rates_lie_between_and_beyond_the_end_of_the_grid():
         ('network = "net"', 'network = "nut"', "Received: network='nut'"),
         ("final = [1, 2, 3]", "final = [0, 2, 3]", "no seed twice"),
         ("tune = 0", "tune = 0, retune = [3]", "no seed twice"),
+        ("tune = 0", "tune = 0, decide = [5]", "no seed twice"),
         ("more_trials = 2", "more_trials = 3", "must be even"),
         ("rates = 3", "rates = 2", "must be at least 3"),
         (

@@ -21,6 +21,8 @@ network included:
    tried with these, too, and the best mean is taken.
 2. The best setting is run with further seeds, and only these runs read the test split.
    Methods whose validation accuracy is within `margin` of the best get more seeds.
+   Where the file names seeds to decide, the first method and its best rival on the
+   validation split get these, too, whatever they have reached by then.
 
 All runs of a seed start from the same dense checkpoint, see the same batches in the
 same order, and have the same number of epochs. `config` reads the file, `runs` keeps

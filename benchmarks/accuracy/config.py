@@ -13,6 +13,7 @@ from benchmarks.accuracy.runs import Run
 
 DENSE = "dense"
 HINDSIGHT = "hindsight"
+SEEDS = ("tune", "retune", "final", "more", "decide")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +214,7 @@ def load(path):
     """
     content = tomllib.loads(path.read_text())
     methods, cells = content.pop("methods"), content.pop("cells")
-    content["seeds"].setdefault("retune", [])
+    content["seeds"] = {"retune": [], "decide": [], **content["seeds"]}
     config = Config(
         **content,
         entrants=[_entrant(name, **given) for name, given in methods.items()],
@@ -279,8 +280,8 @@ def _check(config):
                     f"Argument `{kind}` of a cell must be one of {sorted(known)}. "
                     f"Received: {kind}={getattr(cell, kind)!r}"
                 )
-    seeds = [config.seeds["tune"]]
-    seeds += [s for kind in ("retune", "final", "more") for s in config.seeds[kind]]
+    tune, *others = (config.seeds[kind] for kind in SEEDS)
+    seeds = [tune, *itertools.chain.from_iterable(others)]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
             "Argument `seeds` must have no seed twice: what was tuned with a seed is "

@@ -102,6 +102,8 @@ def study(config, cell, execute, each=map):
     _run_finals(config, cell, standings, config.seeds["final"], execute, each)
     close = contenders(standings, config.margin)
     _run_finals(config, cell, close, config.seeds["more"], execute, each)
+    first = leaders(standings)
+    _run_finals(config, cell, first, config.seeds["decide"], execute, each)
     return Result(cell, standings, left_out)
 
 
@@ -182,6 +184,23 @@ def contenders(standings, margin):
     if len(close) < 2:
         return []
     return [s for s in standings if s.entrant.name in close or s.entrant.base == DENSE]
+
+
+def leaders(standings):
+    """The first method of the file, which is the default, and its best rival.
+
+    That is the method of another family with the best validation accuracy.
+
+    Returns:
+        List of `Standing`s; empty without a rival. The dense network is measured along
+        with them.
+    """
+    pruned = [s for s in standings if s.entrant.base != DENSE]
+    rivals = [s for s in pruned if s.entrant.family != pruned[0].entrant.family]
+    if not rivals:
+        return []
+    best = max(rivals, key=lambda s: s.mean("accuracy_val"))
+    return [s for s in standings if s in (pruned[0], best) or s not in pruned]
 
 
 def _run_finals(config, cell, standings, seeds, execute, each):
