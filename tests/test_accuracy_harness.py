@@ -22,11 +22,11 @@ from examples.clutter import cluttered
 from examples.datasets import Dataset
 
 FOLDER = Path(accuracy.__file__).parent
-CONFIGURATIONS = sorted(path.stem for path in FOLDER.glob("*.toml"))
+CONFIGURATIONS = sorted({path.stem for path in FOLDER.glob("*.toml")} - {"common"})
 SMALL = """
-margin = 0.01
-seeds = { tune = 0, final = [1, 2, 3], more = [4, 5] }
-search = { rates = 3, more_trials = 2 }
+entrants = ["dense", "smart", "paper", "magnitude", "pas"]
+search = { rates = 3 }
+seeds = { final = [1, 2, 3] }
 training = { batch_size = 16, dense_epochs = 1, epochs = 2, search_share = 0.5 }
 [data.toy]
 source = "toy"
@@ -36,13 +36,7 @@ make = "small_plain"
 widths = [4]
 dense_rate = 1e-2
 rates = [1e-3, 1e-1]
-[methods.dense]
-[methods.smart]
-[methods.paper]
-family = "smart"
-[methods.magnitude]
 [methods.pas]
-knob = "strength"
 values = [1e-3, 3e-3, 1e-2]
 [[cells]]
 data = "toy"
@@ -247,14 +241,15 @@ def test_further_rates_lie_between_and_beyond_the_end_of_the_grid():
     [
         ("[1e-3, 3e-3, 1e-2]", "[1e-3, 1e-2]", "must have search.more_trials"),
         ('network = "net"', 'network = "nut"', "Received: network='nut'"),
+        ('"paper"', '"papers"', "Received: entrants='papers'"),
         ("final = [1, 2, 3]", "final = [0, 2, 3]", "no seed twice"),
-        ("tune = 0", "tune = 0, retune = [3]", "no seed twice"),
-        ("tune = 0", "tune = 0, decide = [5]", "no seed twice"),
-        ("more_trials = 2", "more_trials = 3", "must be even"),
+        ("final = [1, 2, 3]", "retune = [3]", "no seed twice"),
+        ("final = [1, 2, 3]", "decide = [5]", "no seed twice"),
+        ("rates = 3", "rates = 3, more_trials = 3", "must be even"),
         ("rates = 3", "rates = 2", "must be at least 3"),
         (
-            "search_share = 0.5 }",
-            "search_share = 0.5, restart = true }\n[methods.tfmot]",
+            '"pas"]',
+            '"tfmot"]\nmethods.tfmot = { training = { restart = true } }',
             "must be false for method 'tfmot'",
         ),
     ],
@@ -266,11 +261,29 @@ def test_an_unfair_configuration_is_refused(tmp_path, before, after, message):
         config.load(path)
 
 
+def test_a_study_says_what_is_different_from_what_all_have_in_common(small, tmp_path):
+    assert small.seeds == {
+        "tune": 0,
+        "retune": [],
+        "final": [1, 2, 3],
+        "more": [4, 5],
+        "decide": [],
+    }
+    pas, paper = small.entrants[-1], small.entrants[2]
+    assert (pas.knob, pas.values) == ("strength", [1e-3, 3e-3, 1e-2])
+    assert (paper.base, paper.family, paper.knob) == ("paper", "smart", None)
+    path = tmp_path / "few.toml"
+    path.write_text(SMALL.replace("rates = 3", "rates = 3, more_trials = 0", 1))
+    few = config.load(path).entrants[-1]
+    assert (few.knob, few.with_knob(None)) == (None, {})  # no trials are left for it
+
+
 def test_a_method_can_be_trained_in_a_way_of_its_own(tmp_path):
     path = tmp_path / "restart.toml"
-    own = "[methods.steady]\nmethod = 'smart'\ntraining = { restart = false }\n"
     restarting = SMALL.replace("0.5 }", "0.5, restart = true }", 1)
-    path.write_text(restarting.replace("[methods.paper]", own + "[methods.paper]"))
+    own = "[methods.steady]\nmethod = 'smart'\ntraining = { restart = false }\n"
+    more = restarting.replace("[methods.pas]", own + "[methods.pas]")
+    path.write_text(more.replace('"paper"', '"steady"'))
     settings = config.load(path)
     trainer = Trainer(tmp_path / "dense", load=lambda **_: toy_data())
     runs = [

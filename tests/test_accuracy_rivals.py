@@ -16,8 +16,9 @@ from benchmarks.accuracy.training import Trainer, accuracy, build, fit_dense
 from examples.datasets import Dataset
 
 TOML = """
+entrants = ["dense", "smart", "tfmot", "pquant", "pquant_mended"]
 margin = 0.0
-seeds = { tune = 0, final = [1, 2], more = [] }
+seeds = { final = [1, 2], more = [] }
 search = { rates = 3, more_trials = 0 }
 training = { batch_size = 8, dense_epochs = 4, epochs = 4, search_share = 0.5 }
 [data.toy]
@@ -39,8 +40,6 @@ rates = [1e-3, 1e-1]
 make = "small_mobilenet"
 dense_rate = 1e-2
 rates = [1e-3, 1e-1]
-[methods.dense]
-[methods.smart]
 [methods.tfmot]
 [methods.pquant]
 [methods.pquant_mended]

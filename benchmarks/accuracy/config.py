@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import tomllib
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from benchmarks.accuracy.runs import Run
 
 DENSE = "dense"
 HINDSIGHT = "hindsight"
+COMMON = tomllib.loads(Path(__file__).with_name("common.toml").read_text())
 SEEDS = ("tune", "retune", "final", "more", "decide")
 
 
@@ -111,7 +113,7 @@ class Entrant:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The whole comparison; see `full.toml` for what the fields mean."""
+    """The whole comparison; see `common.toml` for what the fields mean."""
 
     seeds: dict
     margin: float
@@ -206,22 +208,38 @@ def load(path):
     """Reads a `Config`.
 
     Args:
-        path: `pathlib.Path` of a TOML file.
+        path: `pathlib.Path` of a TOML file, which is merged into `common.toml`.
 
     Raises:
-        ValueError: If a cell names what there is not, or methods would not get the
-            same number of trials.
+        ValueError: If a cell or an entrant names what there is not, or methods would
+            not get the same number of trials.
     """
-    content = tomllib.loads(path.read_text())
-    methods, cells = content.pop("methods"), content.pop("cells")
-    content["seeds"] = {"retune": [], "decide": [], **content["seeds"]}
+    content = _merged(COMMON, tomllib.loads(path.read_text()))
+    names, cells = content.pop("entrants"), content.pop("cells")
+    methods = content.pop("methods")
+    _check_names("entrants", names, methods)
+    if not content["search"]["more_trials"]:
+        methods = {name: _without_knob(**given) for name, given in methods.items()}
     config = Config(
         **content,
-        entrants=[_entrant(name, **given) for name, given in methods.items()],
+        entrants=[_entrant(name, **methods[name]) for name in names],
         cells=[cell for given in cells for cell in _expand(given)],
     )
     _check(config)
     return config
+
+
+def _merged(common, own):
+    """The entries of both tables, where they are tables merged themselves."""
+    merged = {**common, **own}
+    for name in common.keys() & own.keys():
+        if isinstance(common[name], dict):
+            merged[name] = _merged(common[name], own[name])
+    return merged
+
+
+def _without_knob(knob=None, values=(), **given):
+    return given
 
 
 def _entrant(
@@ -274,12 +292,8 @@ def _check(config):
                 ", whose library has no such thing. Received: restart=True"
             )
     for cell in config.cells:
-        for kind, known in (("data", config.data), ("network", config.networks)):
-            if getattr(cell, kind) not in known:
-                raise ValueError(
-                    f"Argument `{kind}` of a cell must be one of {sorted(known)}. "
-                    f"Received: {kind}={getattr(cell, kind)!r}"
-                )
+        _check_names("data", [cell.data], config.data)
+        _check_names("network", [cell.network], config.networks)
     tune, *others = (config.seeds[kind] for kind in SEEDS)
     seeds = [tune, *itertools.chain.from_iterable(others)]
     if len(set(seeds)) < len(seeds):
@@ -287,3 +301,12 @@ def _check(config):
             "Argument `seeds` must have no seed twice: what was tuned with a seed is "
             f"not measured with it. Received: seeds={config.seeds}"
         )
+
+
+def _check_names(argument, names, known):
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"Argument `{argument}` must name tables of {sorted(known)}. "
+                f"Received: {argument}={name!r}"
+            )
