@@ -80,7 +80,7 @@ def refuses(model, arguments, error, words):
     assert model.layers == parts and type(model) is cls
 
 
-@pytest.mark.parametrize("arguments,error,words", REFUSED, ids=lambda a: str(a)[:40])
+@pytest.mark.parametrize("arguments,error,words", REFUSED, ids=[r[-1] for r in REFUSED])
 def test_prune_refuses_and_leaves_the_model_as_it_was(arguments, error, words):
     refuses(limited(), arguments, error, words)
 
@@ -170,7 +170,11 @@ def test_a_model_without_kernels_says_what_it_has():
         smart_tf.prune(model, 0.5, "4x4")
 
 
-@pytest.mark.parametrize("wrong", [None, "model", np.zeros(3), object()], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "model", np.zeros(3), object()],
+    ids=["none", "name", "array", "object"],
+)
 def test_what_is_no_model_is_refused(wrong):
     for call in (
         lambda m: smart_tf.prune(m, 0.5),

@@ -165,3 +165,42 @@ def test_a_method_of_ones_own_gets_phases_freeze_and_strip(monkeypatch):
     assert model.optimizer is optimizer  # no logits: nothing to route
     assert zeros(model) == 0.75
     assert zeros(smart_tf.strip_pruning(model)) == 0.75
+
+
+# What SMART leaves whole.
+
+
+@pytest.mark.parametrize(
+    "costs, budget, spared",
+    [
+        ([144, 4608, 512, 640], 7800, [True, False, True, False]),  # 144 + 512 <= 780
+        ([640, 144], 1439, [False, False]),
+        ([640, 144], 1440, [False, True]),
+        ([100, 100, 100], 2000, [True, True, False]),  # of equals the first
+        ([100, 100], 2000, [True, True]),
+    ],
+)
+def test_the_cheapest_kernels_are_spared_up_to_a_share_of_what_stays(
+    costs, budget, spared
+):
+    assert methods.Smart(spared_share=0.1).spared(costs, budget) == spared
+    assert not any(methods.Smart.paper().spared(costs, budget))
+
+
+def test_a_spared_kernel_is_whole_all_the_while_and_the_sparsity_is_exact():
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((2,)), layers.Dense(8), layers.Dense(64), layers.Dense(2)]
+    )
+    pruned = compiled(smart_tf.prune(model, 0.5, "1x1"))  # 16, 512 and 128 weights
+    shares = EachBatch(lambda m: smart_tf.Pruner(m).ranking.soft_masks())
+    schedule = smart_tf.TemperatureSchedule(0, 12)
+    callback = smart_tf.SmartPruningCallback(schedule=schedule)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 2)).astype("float32"), rng.integers(0, 2, 64)
+    pruned.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[callback, shares])
+    for first, second, _ in shares.seen[:11]:
+        assert first.min() > 0.9999 and second.min() < 0.9
+    stripped = smart_tf.strip_pruning(pruned)
+    assert np.all(stripped.layers[0].kernel.numpy() != 0)
+    assert zeros(stripped) == 0.5

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from smart_tf.methods.base import Method, check_count
+from smart_tf.methods.base import Method
+from smart_tf.methods.settings import check_count
 
 
 @dataclasses.dataclass(frozen=True)

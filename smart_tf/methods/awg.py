@@ -5,13 +5,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from smart_tf.methods.base import (
-    Method,
-    check_count,
-    check_number,
-    sgd,
-    straight_through,
-)
+from smart_tf.methods.base import Method
+from smart_tf.methods.masks import straight_through
+from smart_tf.methods.settings import check_count, check_number, sgd
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,12 @@
 """What every pruning method answers, and how methods are named and configured."""
 
 import dataclasses
-import itertools
-import math
-import numbers
 
 import numpy as np
 import tensorflow as tf
 
+from smart_tf.methods.settings import sgd
 from smart_tf.registry import build, check_settings, register
-from smart_tf.structures.base import is_count
 
 _METHODS = {}
 
@@ -113,6 +110,18 @@ class Method:
             List of arrays of the same shapes.
         """
         return [np.zeros_like(s) for s in scores]
+
+    def spared(self, costs, budget):
+        """Which kernels are left whole: their logits start out of reach of the rest.
+
+        Args:
+            costs: List of floats, what each kernel costs, by default its weights.
+            budget: Float, what may stay of all kernels together.
+
+        Returns:
+            List of booleans.
+        """
+        return [False] * len(costs)
 
     def soft_mask(self, weights, weight_mask, state):
         """The mask of a kernel's blocks during the search.
@@ -310,112 +319,3 @@ def _named(name):
             f"object. Received: method={name!r}"
         )
     return _METHODS[name.lower()]
-
-
-def straight_through(logits, mask):
-    """A mask that passes its gradient on to the logits unchanged.
-
-    Args:
-        logits: Float tensor or variable.
-        mask: Float tensor or variable of the same shape; gets no gradient.
-
-    Returns:
-        Tensor with the value of `mask`.
-    """
-    mask = tf.stop_gradient(tf.convert_to_tensor(mask))
-
-    @tf.custom_gradient
-    def pass_on(logits):
-        return tf.identity(mask), lambda upstream: upstream
-
-    return pass_on(tf.convert_to_tensor(logits))
-
-
-def standardised(scores, spread):
-    """Scores with mean 0 and a given standard deviation over all layers together.
-
-    Standardising each layer on its own would forget which layers matter, and costs
-    a point of accuracy at 90 %.
-
-    Args:
-        scores: List of float64 arrays.
-        spread: Float, the standard deviation.
-
-    Returns:
-        List of arrays of the same shapes; zeros where all scores are equal.
-    """
-    everything = np.concatenate([s.ravel() for s in scores])
-    deviation = everything.std()
-    scale = spread / deviation if deviation > 0 else 0.0
-    return [(s - everything.mean()) * scale for s in scores]
-
-
-def mask_groups(values, weight_masks, mask_of):
-    """The masks of N:M structures, found group by group.
-
-    Args:
-        values: List of float32 tensors, of the kernels' shapes.
-        weight_masks: List of the `WeightMask`s of the kernels.
-        mask_of: Function `(groups, keep)` that returns a mask of the shape of
-            `groups`, `(rows, M)`, from the values and how many of a row stay. It gets
-            the groups of all kernels at once.
-
-    Returns:
-        List of float32 tensors of the kernels' shapes; ones where whole groups stay.
-    """
-    pairs = list(zip(values, weight_masks, strict=True))
-    groups = [m.structure.to_groups(value, m.layout) for value, m in pairs]
-    alike = {}
-    for matrix, keep in itertools.chain.from_iterable(groups):
-        alike.setdefault((keep, matrix.shape[-1]), []).append(matrix)
-    masks = {}
-    for (keep, width), matrices in alike.items():
-        joined = tf.concat(matrices, 0)
-        found = mask_of(joined, keep) if keep < width else tf.ones_like(joined)
-        rows = [matrix.shape[0] for matrix in matrices]
-        masks[keep, width] = iter(tf.split(found, rows))
-    return [
-        m.structure.from_groups(
-            [next(masks[keep, matrix.shape[-1]]) for matrix, keep in matrices],
-            value.shape,
-            m.layout,
-        )
-        for (value, m), matrices in zip(pairs, groups, strict=True)
-    ]
-
-
-def sgd(**config):
-    """Config of an SGD optimizer of either flavour."""
-    return {"class_name": "SGD", "config": config}
-
-
-def check(method, condition, name, requirement):
-    """Raises a `ValueError` about a field of a method unless `condition` holds."""
-    if not condition:
-        raise ValueError(
-            f"Argument `{name}` of {type(method).__name__} must be {requirement}. "
-            f"Received: {name}={getattr(method, name)!r}"
-        )
-
-
-def check_count(method, name):
-    """Raises a `ValueError` unless a field of a method is a positive integer."""
-    check(method, is_count(getattr(method, name)), name, "an integer >= 1")
-
-
-def check_number(method, name, is_in_range, range_, or_none=False):
-    """Raises a `ValueError` unless a field of a method is a finite number in a range.
-
-    Args:
-        method: The `Method`.
-        name: String, the field.
-        is_in_range: Function from a number to a boolean.
-        range_: String, the range in words.
-        or_none: Whether None will do as well.
-    """
-    value = getattr(method, name)
-    if value is None and or_none:
-        return
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    holds = is_number and math.isfinite(value) and is_in_range(value)
-    check(method, holds, name, f"a finite number {range_}{' or None' * or_none}")

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from smart_tf.methods.base import Method, check, check_count, check_number
+from smart_tf.methods.base import Method
+from smart_tf.methods.settings import check, check_count, check_number
 
 
 @dataclasses.dataclass(frozen=True)

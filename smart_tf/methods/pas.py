@@ -4,13 +4,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from smart_tf.methods.base import (
-    Method,
-    check_number,
-    sgd,
-    standardised,
-    straight_through,
-)
+from smart_tf.methods.base import Method
+from smart_tf.methods.masks import standardised, straight_through
+from smart_tf.methods.settings import check_number, sgd
 from smart_tf.theta import row_sum
 
 

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from smart_tf.methods.base import Method, check_count, check_number, mask_groups
+from smart_tf.methods.base import Method
+from smart_tf.methods.masks import mask_groups
+from smart_tf.methods.settings import check_count, check_number
 
 
 @dataclasses.dataclass(frozen=True)
