@@ -44,7 +44,7 @@ def clean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module, attribute in (
         (base, "_METHODS"),
-        (prunable, "_REGISTERED"),
+        (prunable.declared, "_REGISTERED"),
         (registry, "_REGISTERED"),
     ):
         monkeypatch.setattr(module, attribute, dict(getattr(module, attribute)))

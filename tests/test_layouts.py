@@ -17,7 +17,7 @@ FLAVOURS = pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_ker
 @pytest.fixture
 def registry(monkeypatch):
     """Forgets what a test registers."""
-    monkeypatch.setattr(prunable, "_REGISTERED", {})
+    monkeypatch.setattr(prunable.declared, "_REGISTERED", {})
 
 
 def built(layer, *shapes):

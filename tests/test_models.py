@@ -389,7 +389,7 @@ def test_layers_that_declare_their_prunable_weights():
 
 
 def test_layers_that_are_registered(monkeypatch):
-    monkeypatch.setattr("smart_tf.prunable._REGISTERED", {})
+    monkeypatch.setattr("smart_tf.prunable.declared._REGISTERED", {})
     x = keras.Input((16,))
     layer = Unknown(name="unknown")
     model = keras.Model(x, layers.Dense(4)(layer(x)))

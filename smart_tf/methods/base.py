@@ -34,7 +34,8 @@ class Method:
 
     - `milestones` and `update`: when the method intervenes in the search, and how;
     - `final_scores`: the ranking of the blocks;
-    - `final_channel_scores`: that of channels that run through several layers.
+    - `final_channel_scores`: that of channels that run through several layers;
+    - `spared`: which kernels are left whole.
 
     Left as it is, a method trains the dense network until the search is over, and
     then keeps the largest blocks.
