@@ -57,15 +57,16 @@ class Conversion:
         """Name the operators that compute in floats though the file is to be int8."""
         return ()
 
-    @contextlib.contextmanager
     def refusals(self):
-        """Whatever a converter raises in this block becomes an `ExportError`."""
-        try:
-            yield
-        except Exception as error:  # Each converter has exceptions of its own.
-            raise ExportError(
-                f"The converter ({self}) cannot convert the model: {error}"
-            ) from error
+        """A context in which whatever a converter raises becomes an `ExportError`."""
+        return _export_errors(f"The converter ({self}) cannot convert the model: ")
+
+    def failures(self, verb, hint=""):
+        """The same for what the runtime raises, asked to load or run a file."""
+        return _export_errors(
+            f"The converted model ({self}) does not {verb} in "
+            f"{self.runtime}{hint}. It said: "
+        )
 
     def __str__(self):
         return f"{self.target}, {self.quantize or 'float32'}"
@@ -176,11 +177,11 @@ def _compare(conversion, signature, path, batches):
         The largest absolute difference in any output, and the largest one as a share of
         the largest value of the output that it is in.
     """
-    with _refused(conversion, "load", conversion.hint):
+    with conversion.failures("load", conversion.hint):
         run = conversion.load(path)
     apart, largest = 0.0, 0.0  # by output
     for batch in batches:
-        with _refused(conversion, "run"):
+        with conversion.failures("run"):
             found = run(dict(zip(signature.names, batch, strict=True)))
         wanted = signature.call(*batch)
         pairs = [tuple(map(_float64, pair)) for pair in zip(found, wanted, strict=True)]
@@ -201,17 +202,14 @@ def _compare(conversion, signature, path, batches):
 
 
 @contextlib.contextmanager
-def _refused(conversion, verb, hint=""):
-    """Whatever the runtime raises in this block becomes an `ExportError`."""
+def _export_errors(what):
+    """Whatever is raised in this block, but for missing packages, is told of so."""
     try:
         yield
     except ImportError:
         raise
-    except Exception as error:  # Each runtime has exceptions of its own.
-        raise ExportError(
-            f"The converted model ({conversion}) does not {verb} in "
-            f"{conversion.runtime}{hint}. It said: {error}"
-        ) from error
+    except Exception as error:  # Converters and runtimes have exceptions of their own.
+        raise ExportError(f"{what}{error}") from error
 
 
 def _float64(output):
