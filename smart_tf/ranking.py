@@ -118,12 +118,8 @@ class Ranking:
         if not self.ranked or not method.has_logits:
             return
         starts = method.initial_logits([m.scores() for m in self.ranked])
-        costs = [float(m.costs.sum()) for m in self.ranked]
-        spared = method.spared(costs, self.budget())
-        # Ten temperatures above the others, shares and gradients are those of 1.
-        head_start = 10 * method.initial_temperature
-        for mask, start, stays in zip(self.ranked, starts, spared, strict=True):
-            mask.logits.assign((start + head_start * stays).astype(np.float32))
+        for mask, start in zip(self.ranked, starts, strict=True):
+            mask.logits.assign(start.astype(np.float32))
 
     def _set_shared_logits(self, values):
         self.lead.shared_logits.assign(values.astype(np.float32))

@@ -22,7 +22,7 @@ from tests.references import (
 )
 
 INITIAL, FINAL, END = 2.0, 0.05, 20
-UNSCALED = smart_tf.methods.Smart(keep_scale=False, spared_share=0.0)
+UNSCALED = smart_tf.methods.Smart(keep_scale=False)
 
 
 def exposed(structure="4x3", sparsity=0.6, widths=(6, 5), method=UNSCALED):

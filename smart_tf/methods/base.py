@@ -34,8 +34,7 @@ class Method:
 
     - `milestones` and `update`: when the method intervenes in the search, and how;
     - `final_scores`: the ranking of the blocks;
-    - `final_channel_scores`: that of channels that run through several layers;
-    - `spared`: which kernels are left whole.
+    - `final_channel_scores`: that of channels that run through several layers.
 
     Left as it is, a method trains the dense network until the search is over, and
     then keeps the largest blocks.
@@ -111,18 +110,6 @@ class Method:
             List of arrays of the same shapes.
         """
         return [np.zeros_like(s) for s in scores]
-
-    def spared(self, costs, budget):
-        """Which kernels are left whole: their logits start out of reach of the rest.
-
-        Args:
-            costs: List of floats, what each kernel costs, by default its weights.
-            budget: Float, what may stay of all kernels together.
-
-        Returns:
-            List of booleans.
-        """
-        return [False] * len(costs)
 
     def soft_mask(self, weights, weight_mask, state):
         """The mask of a kernel's blocks during the search.

@@ -50,10 +50,6 @@ class Smart(Method):
             blocks are alike. Equal shares leave a kernel as it is, and hard masks
             what they keep. For blocks and single weights; weights of N:M groups have
             `group_scale`, and channels do worse with it.
-        spared_share: Float in [0, 1). The cheapest kernels, as long as they are
-            together at most this share of what stays, are left whole: next to nothing
-            is to be gained there, and often the first kernel is among them. For
-            blocks and single weights.
         settle_widths: Whether channels of several layers are brought to widths of
             whole units (`Channel.round_to`) while the search lasts, rather than by
             the freeze.
@@ -75,7 +71,6 @@ class Smart(Method):
     mask_learning_rate: float | None = 1.0
     mask_momentum: float = 0.9
     keep_scale: bool = True
-    spared_share: float = 0.05
     settle_widths: bool = True
     behind_norms: bool = True
 
@@ -97,7 +92,6 @@ class Smart(Method):
             self, "mask_learning_rate", lambda rate: rate >= 0, ">= 0", or_none=True
         )
         check_number(self, "mask_momentum", lambda value: 0 <= value < 1, "in [0, 1)")
-        check_number(self, "spared_share", lambda share: 0 <= share < 1, "in [0, 1)")
 
     @classmethod
     def paper(cls):
@@ -105,9 +99,9 @@ class Smart(Method):
 
         The temperature falls from 10 to 1e-4, all logits start equal and have the
         weights' optimizer, the weights of N:M groups are taken as they are (eq. 14),
-        kernels are multiplied by their masks and nothing else, none is spared, and the
-        masks of single kernels act on those kernels alone. Weight decay is kept off the
-        logits: it would push them together.
+        kernels are multiplied by their masks and nothing else, and the masks of single
+        kernels act on those kernels alone. Weight decay is kept off the logits: it
+        would push them together.
         """
         return cls(
             initial_temperature=10.0,
@@ -116,7 +110,6 @@ class Smart(Method):
             group_scale=None,
             mask_learning_rate=None,
             keep_scale=False,
-            spared_share=0.0,
             settle_widths=False,
             behind_norms=False,
         )
@@ -132,13 +125,6 @@ class Smart(Method):
 
     def initial_logits(self, scores):
         return standardised(scores, self.initial_spread)
-
-    def spared(self, costs, budget):
-        cheapest_first = np.argsort(costs, kind="stable")
-        together = np.cumsum(np.asarray(costs)[cheapest_first])
-        spared = np.zeros(len(costs), bool)
-        spared[cheapest_first] = together <= self.spared_share * budget
-        return spared.tolist()
 
     def applied(self, shares):
         if not self.keep_scale:
