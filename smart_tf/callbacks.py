@@ -1,11 +1,14 @@
 """`SmartPruningCallback`: the three phases inside one `fit`."""
 
-import importlib.util
 import math
-import numbers
-import os
 import warnings
 
+from smart_tf.fit_checks import (
+    check_log_dir,
+    check_number,
+    check_search,
+    warn_of_soft_masks,
+)
 from smart_tf.flavours.callback import Callback
 from smart_tf.optimizer import set_optimizer
 from smart_tf.printing import render
@@ -13,13 +16,7 @@ from smart_tf.pruner import Pruner
 from smart_tf.report import report
 from smart_tf.restart import check_can_restart, restart_learning_rate
 from smart_tf.schedules import TemperatureSchedule, check_schedule
-from smart_tf.search import DENSE
 from smart_tf.summaries import MaskSummaries, freeze_summary
-
-_SKIPPED = (
-    " Updates that loss scaling skips, because of an overflow, do not count: leave "
-    "some epochs for fine-tuning."
-)
 
 
 class SmartPruningCallback(Callback):
@@ -92,12 +89,12 @@ class SmartPruningCallback(Callback):
                 f"Received: {schedule=}, {pretrain_epochs=}, {search_epochs=}, "
                 f"{initial_temperature=}, {final_temperature=}"
             )
-        _check_number("pretrain_epochs", pretrain_epochs)
+        check_number("pretrain_epochs", pretrain_epochs)
         if not 0 <= pretrain_epochs < float("inf"):
             raise ValueError(
                 f"Argument `pretrain_epochs` must be >= 0. Received: {pretrain_epochs=}"
             )
-        _check_number("search_epochs", 1 if search_epochs is None else search_epochs)
+        check_number("search_epochs", 1 if search_epochs is None else search_epochs)
         if search_epochs is not None and not 0 < search_epochs < float("inf"):
             raise ValueError(
                 f"Argument `search_epochs` must be positive. Received: {search_epochs=}"
@@ -108,7 +105,7 @@ class SmartPruningCallback(Callback):
         self.mask_optimizer = mask_optimizer
         self.initial_temperature = initial_temperature
         self.final_temperature = final_temperature
-        _check_log_dir(log_dir)
+        check_log_dir(log_dir)
         self.log_dir = log_dir
         self.verbose = verbose
         self.restart_learning_rate = restart_learning_rate
@@ -168,7 +165,7 @@ class SmartPruningCallback(Callback):
         if self._summaries is not None:
             self._summaries.close()
         if not self.pruner.is_frozen:
-            self._warn_of_soft_masks()
+            warn_of_soft_masks(self.pruner, self.model.optimizer)
 
     def _tell(self):
         """Prints what the freeze has done, where no progress bar is being drawn."""
@@ -212,19 +209,6 @@ class SmartPruningCallback(Callback):
         counts = [int(o.weights_optimizer._iterations.numpy()) for o in found.values()]
         return sum(counts) if counts else None
 
-    def _warn_of_soft_masks(self):
-        schedule, phase = self.pruner.schedule, self.pruner.phase
-        when = "before" if phase == DENSE else "in the middle of"
-        scaling = self.pruner.flavour.LossScaleOptimizer
-        also = _SKIPPED if isinstance(self.model.optimizer, scaling) else ""
-        warnings.warn(
-            f"Training ended {when} the search, at update "
-            f"{self.pruner.ranking.step} of {schedule.begin_step} to "
-            f"{schedule.end_step}: no mask is hard yet. Train on, or "
-            "`strip_pruning` will cut them hard without fine-tuning." + also,
-            stacklevel=3,
-        )
-
     def _start(self, epoch):
         """Resolves the schedule now that the run's length and state are known."""
         pruner = Pruner(self.model)
@@ -238,7 +222,7 @@ class SmartPruningCallback(Callback):
         known = self.schedule is None or type(self.model).train_step is own
         left = (epochs - epoch) * steps if known and steps is not None else None
         if not pruner.is_frozen:
-            self._check_search(pruner, schedule, left)
+            check_search(self.model, pruner.ranking, schedule, left)
         if self.restart_learning_rate:
             self._restart_learning_rate(pruner, schedule, left)
         if pruner.layers[0].schedule != schedule:
@@ -251,26 +235,6 @@ class SmartPruningCallback(Callback):
         self._before = pruner.ranking.step, self._iterations()
         if self.log_dir is not None:
             self._summaries = MaskSummaries(self.log_dir)
-
-    def _check_search(self, pruner, schedule, left):
-        """Raises unless the search can come to its end in the updates that are left."""
-        trained = {id(variable) for variable in self.model.trainable_variables}
-        masks = pruner.ranking.masks
-        if not any(id(mask.weight.variable) in trained for mask in masks):
-            raise ValueError(
-                "The model must have pruned kernels that are trained, or its masks "
-                "cannot be searched for: set `trainable = True` on its layers. "
-                f"Received: a model in which none of {len(masks)} is"
-            )
-        updates = max(pruner.ranking.step, 0)
-        if left is not None and updates + left < schedule.end_step:
-            raise ValueError(
-                "The run is too short for its pruning schedule: the masks would "
-                f"freeze at update {schedule.end_step}, but `fit` ends at update "
-                f"{updates + left} ({left} from update {updates}). Train for more "
-                "epochs, or give `SmartPruningCallback` fewer. "
-                f"Received: {schedule}"
-            )
 
     def _restart_learning_rate(self, pruner, schedule, left):
         """Has the optimizer's schedule start over, where it counts the freeze to be."""
@@ -329,24 +293,4 @@ class SmartPruningCallback(Callback):
             end,
             layer.method.initial_temperature if first is None else first,
             layer.method.final_temperature if last is None else last,
-        )
-
-
-def _check_number(name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"Argument `{name}` must be a number. Received: {value!r}")
-
-
-def _check_log_dir(log_dir):
-    if log_dir is None:
-        return
-    if not isinstance(log_dir, (str, os.PathLike)):
-        raise TypeError(
-            "Argument `log_dir` must be the path of a folder, or None. "
-            f"Received: {log_dir=} (of type {type(log_dir).__name__})"
-        )
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ImportError(
-            "Argument `log_dir` needs the package `tensorboard`, which is not "
-            f"installed: pip install tensorboard. Received: {log_dir=}"
         )
