@@ -6,10 +6,10 @@
 
 `full.toml` and `quick.toml` say what is compared; `--config` takes another file, as
 `longer.toml`, `updates.toml`, `macs.toml`, `slim.toml`, `ablations.toml`,
-`robust.toml`, `groups.toml`, `single.toml`, `kinds.toml`, `blocks.toml`,
-`scale.toml`, `small_blocks.toml`, `channels.toml`, `norms.toml`, `hindsight.toml`,
-`restarts.toml`, or `rivals.toml`, in which tfmot and PQuantML compete. `common.toml`
-has what they have in common, and says what the entries mean.
+`robust.toml`, `groups.toml`, `single.toml`, `kinds.toml`, `depthwise.toml`,
+`blocks.toml`, `scale.toml`, `small_blocks.toml`, `channels.toml`, `norms.toml`,
+`hindsight.toml`, `restarts.toml`, or `rivals.toml`, in which tfmot and PQuantML
+compete. `common.toml` has what they have in common, and says what the entries mean.
 
 In every cell (data, network, structure, sparsity), and for every method, the dense
 network included:
